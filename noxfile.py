@@ -1,0 +1,68 @@
+"""Everything one can run. `nox -l` lists it; `make test` and `.ci/run` call parts of it."""
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["tests", "lint"]
+nox.options.error_on_missing_interpreters = False
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+ALL_PYTHONS = ["3.11", "3.12", "3.13"]
+
+# Interpreters that pyenv has installed are found only where it puts them.
+for folder in sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.1[1-9]*/bin")):
+    os.environ["PATH"] += os.pathsep + str(folder)
+
+
+def install(session: nox.Session, *groups: str, extras: str = "cli,numpy") -> None:
+    wanted = [each for group in groups for each in nox.project.dependency_groups(PROJECT, group)]
+    session.install(f".[{extras}]", *wanted)
+
+
+def run_tests(session: nox.Session, *arguments: str) -> None:
+    install(session, "test")
+    session.run("pytest", *arguments, *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests that take seconds, on the Python that runs nox."""
+    run_tests(session, "-m", "not long")
+
+
+@nox.session(python=ALL_PYTHONS)
+def tests_on(session: nox.Session) -> None:
+    """The same on every supported Python that is installed."""
+    run_tests(session, "-m", "not long")
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """The tests that take minutes: racing claims, 200 workers."""
+    run_tests(session, "-m", "long")
+
+
+@nox.session
+def native(session: nox.Session) -> None:
+    """native/ without Python, under the sanitizers that the compiler has."""
+    session.run("make", "-C", "tests/native", external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format, style, types and the contract of the layers."""
+    install(session, "test", "lint")
+    session.run("ruff", "format", "--check")
+    session.run("ruff", "check")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Side by side with the old way and raw C, medians and ratios."""
+    install(session)
+    session.run("python", "benchmarks/claims.py", *session.posargs)

@@ -1,0 +1,74 @@
+"""One address, everywhere: reserve ranges without clobbering anything, and meet there from every process.
+
+Layers, each importing only to its right (import-linter holds the contract):
+
+    cli → view | demo → testing → peers | handle → claiming → reservation | agreement → parts → space
+        → features | backing → snapshot | kernel | descriptors → ledger | maps → placement → ranges → sizes | errors
+"""
+
+from stead import peers
+from stead.backing import ANONYMOUS, Anonymous, File, SharedMemory
+from stead.claiming import reserve
+from stead.errors import (
+    AddressSpaceError,
+    Contended,
+    LimitReached,
+    NoGap,
+    NotLive,
+    Obstacle,
+    Occupied,
+    OutOfSpace,
+    PeerFailed,
+    PeersDisagree,
+    Released,
+    RollbackFailed,
+    UnreadableMaps,
+    Unsupported,
+)
+from stead.handle import Handle
+from stead.maps import Kind, Mapping
+from stead.placement import Footprint, Placement
+from stead.ranges import Range, RangeSet
+from stead.reservation import Reservation
+from stead.snapshot import Snapshot, snapshot
+from stead.space.process import ProcessSpace, this_process
+from stead.space.protocol import AddressSpace, MemorySpace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ANONYMOUS",
+    "AddressSpace",
+    "AddressSpaceError",
+    "Anonymous",
+    "Contended",
+    "File",
+    "Footprint",
+    "Handle",
+    "Kind",
+    "LimitReached",
+    "Mapping",
+    "MemorySpace",
+    "NoGap",
+    "NotLive",
+    "Obstacle",
+    "Occupied",
+    "OutOfSpace",
+    "PeerFailed",
+    "PeersDisagree",
+    "Placement",
+    "ProcessSpace",
+    "Range",
+    "RangeSet",
+    "Released",
+    "Reservation",
+    "RollbackFailed",
+    "SharedMemory",
+    "Snapshot",
+    "UnreadableMaps",
+    "Unsupported",
+    "peers",
+    "reserve",
+    "snapshot",
+    "this_process",
+]

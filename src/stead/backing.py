@@ -1,0 +1,485 @@
+"""What can be behind a range: anonymous memory, shared memory, a file.
+
+A backing secures its memory first, so that running out is an OSError at commit and never a SIGBUS at
+first touch, and then says how it is to be mapped. It maps nothing itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, SupportsIndex, get_args
+
+from stead import _native
+from stead.errors import LimitReached, Unsupported
+from stead.sizes import format_size, parse_size
+from stead.snapshot import SHARED_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HugePages = Literal["none", "transparent", "explicit"]
+
+_PAGE = os.sysconf("SC_PAGESIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How to map a backing: arguments of mmap(2), advice to give afterwards, pages it comes in (bytes)."""
+
+    flags: int
+    fd: int = -1
+    offset: int = 0
+    advice: tuple[int, ...] = ()
+    granularity: int = _PAGE
+
+
+class Backing(Protocol):
+    """Where contents live."""
+
+    @property
+    def shareable(self) -> bool:
+        """Another process that maps it sees the same contents."""
+        ...
+
+    @property
+    def discard_advice(self) -> int:
+        """The madvise(2) advice that drops contents."""
+        ...
+
+    def source(self, size: int, writable: bool) -> Source:
+        """Secure ``size`` bytes and say how they are mapped. Raises LimitReached, ValueError, Unsupported."""
+        ...
+
+
+# ---- huge pages -----------------------------------------------------------------------------------
+
+
+def _check_huge(huge: str) -> None:
+    if huge not in get_args(HugePages):
+        raise ValueError(f"huge is {huge!r}, must be one of {', '.join(get_args(HugePages))}")
+
+
+def _transparent_huge_pages(switch: str) -> tuple[int, ...]:
+    """The advice that asks for them. Raises Unsupported where the kernel would take it and do nothing."""
+    path = f"/sys/kernel/mm/transparent_hugepage/{switch}"
+    try:
+        with open(path) as file:
+            state = file.read().strip()
+    except OSError:
+        raise Unsupported("huge='transparent'", "a kernel with transparent huge pages", f"no {path}") from None
+    if "[never]" in state or "[deny]" in state:
+        raise Unsupported("huge='transparent'", f"'advise' or 'always' in {path}", state)
+    return (_native.MADV_HUGEPAGE,)
+
+
+def explicit_huge_page_size() -> int:
+    """Bytes of the default explicit huge page; 0 where there are none."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("Hugepagesize:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def _needed_huge_page_size() -> int:
+    size = explicit_huge_page_size()
+    if not size:
+        raise Unsupported("huge='explicit'", "a kernel with hugetlb pages", "no Hugepagesize in /proc/meminfo")
+    return size
+
+
+# ---- anonymous ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """Zeroed memory of this process alone. After fork, parent and child each have a copy (copy on write).
+
+    ``huge``: "transparent" asks for huge pages where they fit (Unsupported where they are switched off),
+    "explicit" takes them from the administrator's pool (LimitReached when it is empty). ``overcommit``:
+    do not count it against the kernel's commit limit: touching it may then meet the out-of-memory killer.
+    """
+
+    huge: HugePages = "none"
+    overcommit: bool = False
+
+    def __post_init__(self) -> None:
+        _check_huge(self.huge)
+
+    @property
+    def shareable(self) -> bool:
+        return False
+
+    @property
+    def discard_advice(self) -> int:
+        return _native.MADV_DONTNEED
+
+    def source(self, size: int, writable: bool) -> Source:
+        flags = _native.MAP_PRIVATE | _native.MAP_ANONYMOUS
+        if self.overcommit:
+            flags |= _native.MAP_NORESERVE
+        if self.huge == "explicit":
+            return Source(flags | _native.MAP_HUGETLB, granularity=_needed_huge_page_size())
+        return Source(flags, advice=_transparent_huge_pages("enabled") if self.huge == "transparent" else ())
+
+
+ANONYMOUS = Anonymous()
+
+
+# ---- shared memory --------------------------------------------------------------------------------
+
+
+class SharedMemory:
+    """Memory that processes share, with no name in any file system: a memfd(2), sealed against shrinking.
+
+    It lives while a descriptor or a mapping of it does, in any process, and leaves nothing behind after
+    SIGKILL. ``size``: in bytes or as text; without it, as large as the first commit that uses it. All of it
+    is allocated at once (fallocate), so it is not limited by the size of /dev/shm, and there is no SIGBUS.
+    After fork, parent and child share it. ``name`` appears in /proc/<pid>/maps as ``/memfd:stead:<name>``.
+
+    Raises LimitReached when memory runs out, ValueError, Unsupported.
+    """
+
+    _memory: tuple[int, int]  # descriptor and size, once allocated
+
+    def __init__(
+        self,
+        size: SupportsIndex | str | None = None,
+        *,
+        name: str | None = None,
+        huge: HugePages = "none",
+    ) -> None:
+        _check_huge(huge)
+        self.name = check_name(name) or ""
+        self.huge = huge
+        if size is not None:
+            wanted = parse_size(size, "size")
+            if wanted <= 0:
+                raise ValueError(f"size is {wanted}, must be at least 1 byte")
+            self._allocate(wanted)
+
+    @classmethod
+    def adopt(cls, fd: int, *, name: str = "") -> SharedMemory:
+        """From the descriptor of a memfd that another process made; owns the descriptor from here on."""
+        made = cls.__new__(cls)
+        made.name, made.huge = name, "none"
+        made._own(fd, os.fstat(fd).st_size)
+        return made
+
+    def _own(self, fd: int, size: int) -> None:
+        # Two threads may commit one that has no size yet: the first to get here wins.
+        if self.__dict__.setdefault("_memory", (fd, size)) != (fd, size):
+            os.close(fd)
+        else:
+            weakref.finalize(self, os.close, fd).atexit = False
+
+    def _allocate(self, wanted: int) -> None:
+        size = -(-wanted // _PAGE) * _PAGE
+        explicit = self.huge == "explicit"
+        if explicit:
+            page = _needed_huge_page_size()
+            size = -(-wanted // page) * page
+        fd = _memfd(SHARED_PREFIX + self.name, os.MFD_HUGETLB if explicit else 0)
+        try:
+            _secure(fd, size, explicit)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._own(fd, size)
+
+    @property
+    def size(self) -> int:
+        """Bytes; 0 before the first commit of one that was made without a size."""
+        return self._memory[1] if "_memory" in self.__dict__ else 0
+
+    def fileno(self) -> int:
+        """The memfd's descriptor; -1 before the first commit of one that was made without a size."""
+        return self._memory[0] if "_memory" in self.__dict__ else -1
+
+    @property
+    def shareable(self) -> bool:
+        return True
+
+    @property
+    def discard_advice(self) -> int:
+        # MADV_DONTNEED would only drop our page table entries: the memory would stay. This punches a
+        # hole in the memfd, for every process that maps it.
+        return _native.MADV_REMOVE
+
+    def source(self, size: int, writable: bool, offset: int = 0) -> Source:
+        """See :class:`Backing`; ``offset``: bytes into the memory."""
+        advice = _transparent_huge_pages("shmem_enabled") if self.huge == "transparent" else ()
+        if self.fileno() < 0:
+            self._allocate(offset + size)
+        if offset + size > self.size:
+            raise ValueError(f"size is {size} bytes from {offset}, more than the {self.size} bytes of {self!r}")
+        granularity = _needed_huge_page_size() if self.huge == "explicit" else _PAGE
+        return Source(_native.MAP_SHARED, self.fileno(), offset, advice, granularity)
+
+    def at(self, offset: SupportsIndex | str) -> Part:
+        """The same memory from ``offset`` (bytes, whole pages), as a backing of its own."""
+        return Part(self, parse_size(offset, "offset"))
+
+    def __repr__(self) -> str:
+        size = format_size(self.size) if self.size else "not allocated"
+        return f"<SharedMemory {self.name!r}, {size}>" if self.name else f"<SharedMemory, {size}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Shared memory from an offset on."""
+
+    memory: SharedMemory
+    offset: int
+
+    def __post_init__(self) -> None:
+        _check_offset(self.offset)
+
+    @property
+    def shareable(self) -> bool:
+        return True
+
+    @property
+    def discard_advice(self) -> int:
+        return self.memory.discard_advice
+
+    def fileno(self) -> int:
+        return self.memory.fileno()
+
+    def source(self, size: int, writable: bool) -> Source:
+        return self.memory.source(size, writable, self.offset)
+
+
+def _check_offset(offset: int) -> None:
+    if offset < 0 or offset % _PAGE:
+        raise ValueError(f"offset is {offset}, must be a multiple of the page size, {_PAGE}")
+
+
+def check_name(name: str | None) -> str | None:
+    """``name``, if the kernel can carry it: no NUL, and at most 200 bytes (memfd_create(2) takes 249)."""
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}, must be a str")
+    if "\0" in name or len(os.fsencode(name)) > 200:
+        raise ValueError(f"name is {name!r}, must have at most 200 bytes and no NUL")
+    return name
+
+
+def _memfd(name: str, flags: int) -> int:
+    flags |= os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        try:
+            return os.memfd_create(name, flags | _native.MFD_NOEXEC_SEAL)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # before Linux 6.3
+                raise
+            return os.memfd_create(name, flags)
+    except OSError as error:
+        limit = {errno.EMFILE: "RLIMIT_NOFILE", errno.ENFILE: "fs.file-max"}.get(error.errno or 0)
+        if limit:
+            raise LimitReached(f"no descriptor for shared memory: {error}", limit, error.errno or 0) from None
+        raise
+
+
+# Allocated in pieces, so that a signal (^C) is answered between two of them, and so that other
+# processes' needs are seen meanwhile.
+_PIECE = 1 << 28
+# Below this much the kernel may be asked blindly: it takes less than this from its reserves.
+_UNCHECKED = 1 << 24
+
+
+def _secure(fd: int, size: int, explicit: bool) -> None:
+    """Allocate the first ``size`` bytes of a memfd."""
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        raise _no_memory(error.errno or 0, size) from None
+    for offset in range(0, size, _PIECE):
+        if not explicit:
+            _check_available(size - offset, size)
+        piece = min(_PIECE, size - offset)
+        allocate(fd, 0, offset, piece, lambda number: _no_memory(number, size))
+
+
+def allocate(fd: int, mode: int, offset: int, size: int, refusal: Callable[[int], Exception]) -> None:
+    """fallocate(2), again after a signal (Python's handlers run in between)."""
+    while (got := _native.fallocate(fd, mode, offset, size)) == -errno.EINTR:
+        pass
+    if got < 0:
+        raise refusal(-got)
+
+
+def _check_available(needed: int, size: int) -> None:
+    """Refuse what cannot be had, because the kernel would not: fallocate on a memfd goes on until the
+    out-of-memory killer picks a process, and it need not be ours."""
+    if needed <= _UNCHECKED:
+        return
+    available = available_memory()
+    if available is not None and needed > available:
+        raise LimitReached(
+            f"{format_size(size)} of shared memory is more than there is: {format_size(available)} available",
+            "memory",
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that can be allocated without driving anyone out: MemAvailable and free swap, and what the
+    cgroup leaves (v2). None where /proc does not tell."""
+    found: dict[str, int] = {}
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                key, _, rest = line.partition(":")
+                if key in ("MemAvailable", "SwapFree"):
+                    found[key] = int(rest.split()[0]) * 1024
+    except OSError:
+        return None
+    if "MemAvailable" not in found:
+        return None
+    available = found["MemAvailable"] + found.get("SwapFree", 0)
+    for folder in _cgroup_folders():
+        try:
+            with open(f"{folder}/memory.max") as limit, open(f"{folder}/memory.current") as used:
+                bound = limit.read().strip()
+                if bound != "max":
+                    available = min(available, max(int(bound) - int(used.read()), 0))
+        except (OSError, ValueError):
+            continue
+    return available
+
+
+def _cgroup_folders() -> list[str]:
+    """This process's cgroup (v2) and those above it: each may bound memory."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            path = next((line[3:].strip() for line in file if line.startswith("0::")), None)
+    except OSError:
+        return []
+    if path is None:
+        return []
+    parts = [part for part in path.split("/") if part and part != ".."]
+    return ["/sys/fs/cgroup/" + "/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
+
+
+def _no_memory(number: int, size: int) -> Exception:
+    limit = {
+        errno.EFBIG: "RLIMIT_FSIZE",
+        errno.ENOMEM: "memory",
+        errno.ENOSPC: "memory",
+        errno.EDQUOT: "quota",
+        errno.EINVAL: "the largest file",
+    }.get(number)
+    message = f"{format_size(size)} of shared memory cannot be allocated: {os.strerror(number)}"
+    return LimitReached(message, limit, number) if limit else OSError(number, message)
+
+
+# ---- files ----------------------------------------------------------------------------------------
+
+
+class File:
+    """A file from ``offset`` (bytes, whole pages) on.
+
+    ``private``: changes stay in this process (copy on write) instead of reaching the file. ``grow``: a file
+    that is too short is made longer. Where the mapping is shared and writable its blocks are allocated at
+    commit, on file systems that can, so that a full disk is an OSError then and not a SIGBUS later. What no
+    one can prevent: another process that truncates the file while it is mapped.
+
+    Raises OSError where the file cannot be opened, ValueError where it is not a regular file.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        offset: SupportsIndex | str = 0,
+        *,
+        private: bool = False,
+        grow: bool = False,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.offset = parse_size(offset, "offset")
+        _check_offset(self.offset)
+        if private and grow:
+            raise ValueError("grow is True, which a private file cannot be: its changes do not reach the file")
+        self.private, self.grow = private, grow
+        self._fd, self._writable = -1, False
+
+    @classmethod
+    def adopt(cls, fd: int, path: str, offset: int) -> File:
+        """From a descriptor that another process opened; owns the descriptor from here on."""
+        made = cls(path, offset)
+        made._own(fd, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR)
+        return made
+
+    def _own(self, fd: int, writable: bool) -> None:
+        self._fd, self._writable = fd, writable
+        weakref.finalize(self, os.close, fd).atexit = False
+
+    def _open(self, writable: bool) -> None:
+        if self._fd >= 0 and (self._writable or not writable):
+            return
+        fd = os.open(self.path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise ValueError(f"path is {self.path!r}, must be a regular file")
+        self._own(fd, writable)
+
+    def fileno(self) -> int:
+        """The file's descriptor; -1 before the first commit."""
+        return self._fd
+
+    @property
+    def shareable(self) -> bool:
+        return not self.private
+
+    @property
+    def discard_advice(self) -> int:
+        return _native.MADV_DONTNEED
+
+    def source(self, size: int, writable: bool) -> Source:
+        shared_writable = writable and not self.private
+        self._open(shared_writable or self.grow)
+        holds = os.fstat(self._fd).st_size
+        if self.offset + size > holds and not self.grow:
+            raise ValueError(
+                f"size is {size} bytes from {self.offset}, and {self.path!r} holds {holds}: "
+                "touching what is beyond is SIGBUS (grow=True makes it longer)"
+            )
+        if shared_writable or self.offset + size > holds:
+            try:
+                allocate(self._fd, 0, self.offset, size, lambda number: _no_room(number, size, self.path))
+            except Unsupported:
+                if self.offset + size > holds:
+                    os.ftruncate(self._fd, self.offset + size)
+        return Source(_native.MAP_PRIVATE if self.private else _native.MAP_SHARED, self._fd, self.offset)
+
+    def __repr__(self) -> str:
+        return f"<File {self.path!r} from {self.offset}{', private' if self.private else ''}>"
+
+
+def _no_room(number: int, size: int, path: str) -> Exception:
+    limit = {errno.ENOSPC: "disk", errno.EDQUOT: "quota", errno.EFBIG: "RLIMIT_FSIZE"}.get(number)
+    message = f"{format_size(size)} of {path!r} cannot be allocated: {os.strerror(number)}"
+    if number in (errno.EOPNOTSUPP, errno.ENOSYS):
+        return Unsupported("allocating a file's blocks", "a file system with fallocate", path)
+    return LimitReached(message, limit, number) if limit else OSError(number, message)
+
+
+def as_backing(value: Backing | Literal["anonymous", "shared"], name: str | None) -> Backing:
+    """A backing, or one of the two plain words for the common ones; shared memory is called ``name``."""
+    if value == "anonymous":
+        return ANONYMOUS
+    if value == "shared":
+        return SharedMemory(name=name)
+    if not hasattr(value, "source"):
+        raise TypeError(f"backing is {value!r}, must be Anonymous, SharedMemory, File, 'anonymous' or 'shared'")
+    return value  # type: ignore[return-value]  # the literals are gone, and mypy does not see it

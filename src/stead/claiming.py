@@ -1,0 +1,273 @@
+"""reserve(): choose a place and claim it. Claims first, and looks only after losing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import lru_cache
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
+
+from stead.agreement import agree, drive
+from stead.backing import check_name
+from stead.errors import AddressSpaceError, Contended, LimitReached, NoGap, Obstacle, Occupied, RollbackFailed
+from stead.placement import Placement, Preference, Slots
+from stead.ranges import Range, align_up
+from stead.reservation import Reservation
+from stead.sizes import parse_size
+from stead.snapshot import SHARED_PREFIX
+from stead.space.process import ProcessSpace, this_process
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stead.agreement import Exchange
+    from stead.placement import Footprint
+    from stead.space.protocol import AddressSpace, MemorySpace
+
+# Claims in one window before we say that it is contended. Each loss is followed by a look and a choice
+# that differs, so only a storm of other threads gets this far.
+_ATTEMPTS = 32
+
+_BIG_PAGE = 1 << 21
+
+# Where the caller gives no seed each reservation of each process makes its own draw, so that processes
+# which later exchange reservations seldom sit on each other's. Begun anew after a fork.
+_draws = count(int.from_bytes(os.urandom(8), "big"))
+
+
+def _redraw() -> None:
+    global _draws
+    _draws = count(int.from_bytes(os.urandom(8), "big"))
+
+
+os.register_at_fork(after_in_child=_redraw)
+
+
+def reserve(
+    size: SupportsIndex | str,
+    *,
+    within: Range | tuple[SupportsIndex | str, SupportsIndex | str] | str | None = None,
+    align: SupportsIndex | str | None = None,
+    guard: SupportsIndex | str = 0,
+    at: SupportsIndex | str | None = None,
+    name: str | None = None,
+    prefer: Preference = "scattered",
+    seed: int | None = None,
+    space: MemorySpace | None = None,
+    together: Exchange | None = None,
+) -> Reservation:
+    """Hold ``size`` bytes of addresses: no memory, no access, and nothing that was there is touched.
+
+    Sizes are in bytes, or text such as "64 GiB"; ``size`` and ``guard`` are rounded up to whole pages.
+
+    ``within``: the window, guards included; by default a quiet one where no known program maps, and when
+    that is full, anywhere. ``align``: a power of two up to 1 TiB; by default the page size, and 2 MiB for
+    2 MiB and more. ``guard``: bytes on both sides that are held and never committed. ``at``: exactly there.
+    ``prefer``: "low", "high", or "scattered", drawn by ``seed`` (by default differently each time).
+    ``name``: for people; it appears in ``stead show``, and in /proc/<pid>/maps where the kernel can.
+    ``together``: claim the same range in every process at the other ends of an exchange
+    (:mod:`stead.peers`), all or none; each of them makes the same call.
+
+    Raises Occupied (``at`` is taken: by what, and the nearest range that would do), NoGap, Contended,
+    LimitReached, PeerFailed, PeersDisagree; ValueError or TypeError that names the argument.
+    """
+    if name is not None:
+        check_name(name)
+    if at is not None:
+        for argument, given in (("within", within), ("seed", seed), ("together", together)):
+            if given is not None:
+                raise ValueError(f"{argument} is {given!r}, must not be given when at is")
+        return _named(_reserve_exactly(space or this_process(), size, at, align, guard, name))
+    if space is None:
+        space = this_process()
+        try:
+            plan = _plan_here(size, within, align, guard, prefer)
+        except TypeError:  # an argument that cannot be a key, or that is refused by name
+            plan = _plan(space, size, within, align, guard, prefer)
+    else:
+        plan = _plan(space, size, within, align, guard, prefer)
+    if seed is not None:
+        plan = _seeded(plan, seed)
+    if together is not None:
+        agreed = drive(agree(space, plan.wanted, os.urandom(16)), together)
+        return _named(Reservation(space, agreed.where, agreed.outer, name, (agreed.token, 0)))
+    where, outer = _claim(space, plan, next(_draws) if seed is None else 0)
+    reservation = Reservation(space, where, outer, name)
+    return reservation if name is None else _named(reservation)
+
+
+def _named(reservation: Reservation) -> Reservation:
+    if reservation.name and isinstance(reservation.space, ProcessSpace):
+        reservation.space.name(reservation.outer, SHARED_PREFIX + reservation.name)
+    return reservation
+
+
+class Plan(NamedTuple):
+    """What the arguments of a call come to: a placement for each window to try, in order, and the slots of
+    the first where it need not be looked at to be known as free (else None)."""
+
+    wanted: tuple[Placement, ...]
+    slots: Slots | None
+
+
+def _plan(
+    space: AddressSpace,
+    size: SupportsIndex | str,
+    within: Range | tuple[SupportsIndex | str, SupportsIndex | str] | str | None,
+    align: SupportsIndex | str | None,
+    guard: SupportsIndex | str,
+    prefer: Preference,
+) -> Plan:
+    bytes_wanted = parse_size(size, "size")
+    alignment = _alignment(space, bytes_wanted, align)
+    room = parse_size(guard, "guard")
+    windows = space.windows if within is None else (Range.parse(within, "within"),)
+    wanted = tuple(Placement(bytes_wanted, window, alignment, room, prefer) for window in windows)
+    outline = space.outline(windows[0])
+    quiet = within is None and not outline.occupied
+    return Plan(wanted, wanted[0].slots(outline) if quiet and not room else None)
+
+
+@lru_cache(typed=True)
+def _plan_here(
+    size: SupportsIndex | str,
+    within: Range | tuple[SupportsIndex | str, SupportsIndex | str] | str | None,
+    align: SupportsIndex | str | None,
+    guard: SupportsIndex | str,
+    prefer: Preference,
+) -> Plan:
+    """The plan in this process, worked out once for equal arguments."""
+    return _plan(this_process(), size, within, align, guard, prefer)
+
+
+def _seeded(plan: Plan, seed: int) -> Plan:
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed is {seed!r}, must be an int")
+    return Plan(tuple(replace(each, seed=seed) for each in plan.wanted), plan.slots)
+
+
+def _alignment(space: AddressSpace, size: int, align: SupportsIndex | str | None) -> int:
+    if align is None:
+        return _BIG_PAGE if size >= _BIG_PAGE else space.granularity
+    return max(parse_size(align, "align"), 0)
+
+
+def _claim(space: AddressSpace, plan: Plan, draw: int) -> tuple[Range, Range]:
+    """Claim a range for the first placement that has room: the range, and the same with guards."""
+    wanted, slots = plan
+    if slots is not None:
+        where = slots.choose(wanted[0].prefer, wanted[0].seed, draw)
+        if where is not None:
+            try:
+                space.reserve_at(where)
+            except Occupied:
+                draw += 1
+            else:
+                return where, where
+    return _search(space, wanted, draw)
+
+
+def _search(space: AddressSpace, wanted: Sequence[Placement], draw: int) -> tuple[Range, Range]:
+    """Look, choose and claim until a claim is won."""
+    keep: list[Range] = []
+    try:
+        for placement in wanted:
+            if claimed := _search_window(space, placement, draw, keep):
+                return claimed
+        raise _no_gap(space, wanted)
+    finally:
+        if keep:
+            _release_all(space, keep)
+
+
+def _search_window(
+    space: AddressSpace, placement: Placement, draw: int, keep: list[Range]
+) -> tuple[Range, Range] | None:
+    seen = avoided = space.outline(placement.within)
+    for attempt in range(draw, draw + _ATTEMPTS):
+        # A place that we just lost is avoided even where a look does not show why: a kernel may refuse
+        # what it lists as free.
+        where = placement.choose(avoided, attempt) or placement.choose(seen, attempt)
+        if where is None:
+            return None
+        outer = placement.with_guards(where, seen.granularity)
+        try:
+            space.reserve_at(outer, keep)
+        except Occupied:
+            seen = space.footprint(placement.within)
+            avoided = seen.without(outer)
+        else:
+            return where, outer
+    raise Contended(
+        f"{_ATTEMPTS} gaps for {placement} were lost to other threads, one after the other", attempts=_ATTEMPTS
+    )
+
+
+def _release_all(space: AddressSpace, held: list[Range]) -> None:
+    leaked = []
+    for each in held:
+        try:
+            space.release(each)
+        except AddressSpaceError:
+            leaked.append(each)
+    if leaked:
+        raise RollbackFailed(f"could not be given back: {', '.join(map(str, leaked))}", leaked)
+
+
+def _no_gap(space: AddressSpace, wanted: Sequence[Placement]) -> AddressSpaceError:
+    placement = wanted[-1]
+    window = placement.within
+    if not window.overlaps(space.usable):
+        return LimitReached(f"{window} is outside of {space.usable}, all that can be mapped here", "VA width")
+    seen = space.footprint(window)
+    largest = max(seen.occupied.gaps(window), key=lambda gap: gap.size, default=None)
+    found = f"the largest gap is {largest}" if largest else "it has no gap at all"
+    if largest is None and (by := space.obstacle(window)):
+        found += f", being occupied by {by}"
+    return NoGap(f"no room for {placement}: {found}", wanted=placement, largest=largest)
+
+
+# ---- exactly there --------------------------------------------------------------------------------
+
+
+def _reserve_exactly(
+    space: MemorySpace,
+    size: SupportsIndex | str,
+    at: SupportsIndex | str,
+    align: SupportsIndex | str | None,
+    guard: SupportsIndex | str,
+    name: str | None,
+) -> Reservation:
+    page = space.granularity
+    start = parse_size(at, "at")
+    wanted = Placement(parse_size(size, "size"), Range(0, 1 << 64), _alignment(space, 1, align), parse_size(guard, "guard"))
+    if start < 0 or start % page:
+        raise ValueError(f"at is {start:#x}, must be a multiple of the page size, {page}")
+    if start % wanted.alignment:
+        raise ValueError(f"at is {start:#x}, which is not aligned to align, {wanted.alignment:#x}")
+    where = Range.sized(start, align_up(wanted.size, page))
+    outer = wanted.with_guards(where, page)
+    if outer.start < 0:
+        raise ValueError(f"at is {start:#x}, which leaves no room for a guard of {wanted.guard} bytes below")
+    claim_exactly(space, outer, wanted)
+    return Reservation(space, where, outer, name)
+
+
+def claim_exactly(space: AddressSpace, outer: Range, wanted: Placement) -> None:
+    """Claim ``outer``, or say what is in the way and where the nearest room for ``wanted`` is."""
+    # Not where the stack or the heap will grow: the kernel would let us, and the growth would die of it.
+    room = next(space.outline(space.usable).occupied.overlapping(outer), None)
+    if room and room.overlaps(space.usable):
+        by = Obstacle(room, "room that is kept clear for the stack or the heap to grow", "this process")
+        raise Occupied(outer, by, _nearest(space, outer, wanted))
+    try:
+        space.reserve_at(outer)
+    except Occupied:
+        raise Occupied(outer, space.obstacle(outer), _nearest(space, outer, wanted)) from None
+
+
+def _nearest(space: AddressSpace, where: Range, wanted: Placement) -> Range | None:
+    seen: Footprint = space.footprint(space.usable)
+    fitting = Placement(wanted.size, space.usable, wanted.alignment, wanted.guard, "low")
+    return fitting.nearest(seen, where.start)

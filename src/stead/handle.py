@@ -1,0 +1,228 @@
+"""A reservation on its way to another process, and its arrival at the same address.
+
+Pickling a reservation sends a handle and attaches it where it arrives: the same addresses, the same shared
+memory behind them. A process that has it already gets the one it has.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from stead import ledger
+from stead.backing import File, Part as MemoryPart, SharedMemory
+from stead.claiming import claim_exactly
+from stead.descriptors import Descriptor, describe, open_descriptor
+from stead.errors import AddressSpaceError, Occupied, Unsupported
+from stead.placement import Placement
+from stead.ranges import Range
+from stead.reservation import Identity, Reservation, table_lock
+from stead.space.process import ProcessSpace, this_process
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stead.backing import Backing
+    from stead.parts import Part
+    from stead.space.protocol import Access
+
+
+@dataclass(frozen=True, slots=True)
+class SentPart:
+    """A committed part: where, which file at which offset (bytes), and what may be done with it."""
+
+    range: Range
+    length: int
+    kind: Literal["shared memory", "file"]
+    name: str
+    descriptor: Descriptor
+    offset: int
+    access: Access
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """What another process of the same user needs to attach a reservation. Small, picklable, and good as long
+    as the process that made it lives and holds the reservation."""
+
+    identity: Identity
+    range: Range
+    outer: Range
+    name: str | None
+    generation: int
+    parts: tuple[SentPart, ...]
+
+    @classmethod
+    def of(cls, reservation: Reservation, *, access: Literal["r"] | None = None) -> Handle:
+        """A handle for ``reservation``; with ``access="r"`` the receiver may only read, and the kernel sees to it.
+
+        Raises Unsupported where a part cannot be shared (anonymous memory, a private file), Released.
+        """
+        if access not in (None, "r"):
+            raise ValueError(f"access is {access!r}, must be 'r' or None (as here)")
+        if not isinstance(reservation.space, ProcessSpace):
+            raise Unsupported("sending a reservation", "the space of a process", repr(reservation.space))
+        with table_lock:
+            reservation.check_live()
+            parts = tuple(_sent(part, access) for part in reservation.parts)
+            return cls(
+                reservation.identity,
+                reservation.range,
+                reservation.outer,
+                reservation.name,
+                reservation.generation,
+                parts,
+            )
+
+    def attach(self) -> Reservation:
+        """The reservation in this process, at the same address.
+
+        Parts that this process has not yet committed are committed. Raises Occupied that names what is in the
+        way, PeerFailed when the sender is gone, LimitReached.
+        """
+        with table_lock:
+            own = ledger.at(self.outer.start)
+            if isinstance(own, Reservation) and own.identity == self.identity and not own.released:
+                _bring_up_to_date(own, self.parts)
+                return own
+            space = this_process()
+            claim_exactly(space, self.outer, Placement(self.outer.size, space.usable, prefer="low"))
+            arrived = Reservation(space, self.range, self.outer, self.name, self.identity)
+            try:
+                _bring_up_to_date(arrived, self.parts)
+            except BaseException:
+                arrived.release()
+                raise
+            arrived.generation = self.generation
+            return arrived
+
+
+def _sent(part: Part, access: Access | None) -> SentPart:
+    if not part.backing.shareable:
+        raise Unsupported(
+            f"sending {part.range} to another process",
+            "shared memory or a shared file behind it (commit(..., backing='shared'))",
+            f"{part.backing!r}, which is private to this process",
+        )
+    memory = part.backing.memory if isinstance(part.backing, MemoryPart) else part.backing
+    kind: Literal["shared memory", "file"] = "file" if isinstance(memory, File) else "shared memory"
+    name = memory.path if isinstance(memory, File) else memory.name if isinstance(memory, SharedMemory) else ""
+    allowed = part.access if access is None or part.access == "none" else access
+    return SentPart(part.range, part.length, kind, str(name), describe(part.source.fd), part.source.offset, allowed)
+
+
+def _bring_up_to_date(here: Reservation, sent: tuple[SentPart, ...]) -> None:
+    for each in sent:
+        if not _is_here(here, each):
+            here.commit(
+                each.range.start - here.address,
+                each.length,
+                backing=_received(each),
+                access="r" if each.access == "none" else each.access,
+            )
+            if each.access == "none":
+                here.protect(each.range.start - here.address, each.length, access="none")
+
+
+def _is_here(here: Reservation, sent: SentPart) -> bool:
+    """Whether all of the part is committed here, with the same file behind it."""
+    found = [part.piece(sent.range) for part in here.parts if part.range.overlaps(sent.range)]
+    if not found:
+        return False
+    at = sent.range.start
+    for part in found:
+        same = part.backing.shareable and part.source.offset == sent.offset + part.range.start - sent.range.start
+        if part.range.start != at or not same or not _same_file(part.source.fd, sent.descriptor):
+            break
+        at = part.range.stop
+    if at == sent.range.stop:
+        return True
+    raise Occupied(sent.range, here.obstacle(found[0]))
+
+
+def _same_file(fd: int, sent: Descriptor) -> bool:
+    mine = describe(fd)
+    return (mine.boot, mine.device, mine.inode) == (sent.boot, sent.device, sent.inode)
+
+
+def _received(sent: SentPart) -> Backing:
+    fd = open_descriptor(sent.descriptor, "w" in sent.access)
+    if sent.kind == "file":
+        return File.adopt(fd, sent.name, sent.offset)
+    memory = SharedMemory.adopt(fd, name=sent.name)
+    return memory.at(sent.offset) if sent.offset else memory
+
+
+# ---- pickling -------------------------------------------------------------------------------------
+
+
+class FailedArrival:
+    """Stands in for a reservation that could not arrive among the arguments of a pool's task: every use of it
+    raises the reason. See :func:`_arrive`."""
+
+    __slots__ = ("_reason",)
+
+    def __init__(self, reason: AddressSpaceError) -> None:
+        self._reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise self._reason
+
+    def __enter__(self) -> Any:
+        raise self._reason
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def __reduce__(self) -> Any:
+        return FailedArrival, (self._reason,)
+
+    def __repr__(self) -> str:
+        return f"<FailedArrival: {self._reason}>"
+
+
+# Loops that do not survive an exception from unpickling: concurrent.futures declares its pool broken, and
+# multiprocessing.Pool loses the task and waits for it for ever.
+_POOL_LOOPS = {
+    ("multiprocessing.pool", "worker"),
+    ("multiprocessing.pool", "_handle_results"),
+    ("concurrent.futures.process", "_process_worker"),
+    ("concurrent.futures.process", "wait_result_broken_or_wakeup"),
+    ("joblib.externals.loky.process_executor", "_process_worker"),
+    ("loky.process_executor", "_process_worker"),
+}
+_ON_THE_WAY = ("stead.", "multiprocessing.", "concurrent.futures.", "joblib.", "loky.", "pickle", "cloudpickle")
+
+
+def _in_pool_loop() -> bool:
+    """Whether it is a pool's own loop that unpickles, and not the user's code."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if (module, frame.f_code.co_name) in _POOL_LOOPS:
+            return True
+        if not module.startswith(_ON_THE_WAY):
+            return False
+        frame = frame.f_back  # type: ignore[assignment]  # None at the bottom, and the loop ends
+    return False
+
+
+def _arrive(handle: Handle) -> Reservation | FailedArrival:
+    """Unpickles a reservation. A refusal is raised, or, in the loop of a pool, kept until the task uses it: only
+    there does it reach the one who sent the task."""
+    try:
+        return handle.attach()
+    except AddressSpaceError as error:
+        if _in_pool_loop():
+            return FailedArrival(error)
+        raise
+
+
+def _reduce(reservation: Reservation) -> Any:
+    return _arrive, (Handle.of(reservation),)
+
+
+copyreg.pickle(Reservation, _reduce)

@@ -1,0 +1,94 @@
+"""Exchange over multiprocessing connections: a parent in the middle, its workers around it.
+
+The parent gathers and sends everyone's messages to all. A worker that dies, or is later than the deadline,
+is PeerFailed for everyone, and all give back what they hold.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from stead.errors import PeerFailed
+from stead.peers import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from multiprocessing.connection import Connection
+
+    from stead.agreement import Message
+
+
+class Coordinator:
+    """The parent's end. ``timeout``: seconds for each exchange."""
+
+    def __init__(self, connections: Iterable[Connection[bytes, bytes]], timeout: float = 30.0) -> None:
+        self._connections = list(connections)
+        self._timeout = _positive(timeout)
+
+    def allgather(self, message: Message) -> list[Message]:
+        deadline = time.monotonic() + self._timeout
+        messages = [message]
+        for number, connection in enumerate(self._connections, start=1):
+            try:
+                messages.append(wire.decode(_receive(connection, deadline, f"worker {number}")))
+            except ValueError as error:
+                self._fail(PeerFailed(f"worker {number}", str(error)))
+            except PeerFailed as error:
+                self._fail(error)
+        everyone = wire.encode_all(messages)
+        for connection in self._connections:
+            try:
+                connection.send_bytes(everyone)
+            except OSError:
+                # It died after it had spoken, and holds nothing any more. What all the messages say is
+                # decided and on its way to the others: it must not change now.
+                continue
+        return messages
+
+    def _fail(self, error: PeerFailed) -> None:
+        news = wire.encode_failure(error.peer, error.reason)
+        for connection in self._connections:
+            try:
+                connection.send_bytes(news)
+            except OSError:
+                continue
+        raise error
+
+
+class Member:
+    """A worker's end. ``timeout``: seconds for each exchange, somewhat more than the parent's, which waits for
+    the slowest."""
+
+    def __init__(self, connection: Connection[bytes, bytes], timeout: float = 60.0) -> None:
+        self._connection = connection
+        self._timeout = _positive(timeout)
+
+    def allgather(self, message: Message) -> list[Message]:
+        deadline = time.monotonic() + self._timeout
+        try:
+            self._connection.send_bytes(wire.encode(message))
+        except OSError as error:
+            raise PeerFailed("the parent", f"is gone: {error}") from None
+        try:
+            answer = wire.decode_all(_receive(self._connection, deadline, "the parent"))
+        except ValueError as error:
+            raise PeerFailed("the parent", str(error)) from None
+        if isinstance(answer, tuple):
+            raise PeerFailed(*answer)
+        return answer
+
+
+def _receive(connection: Connection[bytes, bytes], deadline: float, peer: str) -> bytes:
+    try:
+        if not connection.poll(max(deadline - time.monotonic(), 0)):
+            raise PeerFailed(peer, "did not answer in time")
+        return connection.recv_bytes(wire.MAX_BYTES)
+    except (EOFError, OSError) as error:
+        raise PeerFailed(peer, f"is gone: {error or 'end of file'}") from None
+
+
+def _positive(timeout: float) -> float:
+    if not timeout > 0:
+        raise ValueError(f"timeout is {timeout!r}, must be more than 0 seconds")
+    return timeout

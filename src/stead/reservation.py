@@ -1,0 +1,379 @@
+"""Reservation: owns a range, knows exactly what is committed inside it, and alone may replace a mapping.
+
+Threads: every method is safe. Fork: a child has a copy of the reservation and of its table; what it does
+to the range stays in the child, except for the contents of what is shared.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from itertools import count
+from typing import TYPE_CHECKING, SupportsIndex, get_args
+from weakref import ref
+
+from stead import _native, ledger
+from stead.backing import ANONYMOUS, as_backing
+from stead.errors import AddressSpaceError, Obstacle, Occupied, Released, RollbackFailed
+from stead.parts import Part, PartTable
+from stead.ranges import NOTHING, Range, RangeSet, align_up
+from stead.sizes import parse_size
+from stead.space.protocol import Access
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Literal, Self
+
+    from stead.backing import Backing
+    from stead.space.protocol import MemorySpace
+
+# One lock for all tables: the kernel has one for all mappings of a process anyway, and one lock can be
+# held across a fork, so that a child never finds it locked by a thread that it does not have.
+table_lock = threading.RLock()
+os.register_at_fork(before=table_lock.acquire, after_in_parent=table_lock.release, after_in_child=table_lock.release)
+
+# An identity says which reservation arrives in a pickle, wherever it has been: it is unique among the
+# processes of a machine, and a forked child has that of its parent for what it inherits.
+_serial = count()
+_process_token = os.urandom(16)
+
+
+def _renew_token() -> None:
+    global _process_token
+    _process_token = os.urandom(16)
+
+
+os.register_at_fork(after_in_child=_renew_token)
+
+Identity = tuple[bytes, int]
+
+# Of every reservation that has nothing committed; replaced at its first commit, never changed.
+_NO_PARTS = PartTable()
+
+
+class Reservation:
+    """A range of addresses that is ours until it is released: made by :func:`stead.reserve`.
+
+    A context manager that releases at its end. The addresses are given back, too, when the reservation and
+    every view of it are gone. ``range``: without guards; ``outer``: with them; ``generation``: a number that
+    changes when the memory behind the range is replaced (bytes cached by address are stale then).
+    """
+
+    __slots__ = (
+        "__weakref__", "_hold", "_leases", "_lingering", "_parts", "_released", "_space",
+        "generation", "identity", "name", "outer", "range",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        space: MemorySpace,
+        where: Range,
+        outer: Range,
+        name: str | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        """Takes over ``outer``, which the caller has claimed in ``space``."""
+        self.range = where
+        self.outer = outer
+        self.name = name
+        self.generation = 0
+        self.identity = identity or (_process_token, next(_serial))
+        self._space = space
+        self._parts = _NO_PARTS
+        self._leases: dict[ref[_native.Exporter], tuple[Range, bool]] = {}
+        self._lingering = NOTHING
+        self._released = False
+        # Not __del__: in a garbage cycle that would run while a view in the same cycle can still be touched.
+        self._hold = _native.Finalizer(_give_back, space, outer)
+        ledger.enter(outer.start, ref(self))
+
+    # ---- what it is ----
+
+    @property
+    def address(self) -> int:
+        """The first address."""
+        return self.range.start
+
+    @property
+    def size(self) -> int:
+        """Bytes, without the guards."""
+        return self.range.stop - self.range.start
+
+    @property
+    def released(self) -> bool:
+        return self._released
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What is committed, by address."""
+        return tuple(self._parts)
+
+    @property
+    def committed(self) -> RangeSet:
+        return RangeSet(each.range for each in self._parts)
+
+    @property
+    def space(self) -> MemorySpace:
+        return self._space
+
+    def __repr__(self) -> str:
+        state = "released" if self._released else f"{len(self.parts)} parts committed"
+        return f"<Reservation {self.name + ' ' if self.name else ''}{self.range}, {state}>"
+
+    # ---- committing ----
+
+    def commit(
+        self,
+        offset: SupportsIndex | str = 0,
+        size: SupportsIndex | str | None = None,
+        *,
+        backing: Backing | Literal["anonymous", "shared"] = ANONYMOUS,
+        access: Access = "rw",
+    ) -> memoryview:
+        """Put memory behind ``size`` bytes from ``offset`` (bytes; a multiple of the page size), by default
+        to the end, and return them as a memoryview, writable where ``access`` has a "w".
+
+        Whole pages are committed; the view has exactly ``size`` bytes. Raises Occupied where a part of it is
+        committed already, LimitReached (an OSError) when memory, or the number of mappings, runs out,
+        Unsupported, ValueError, Released. On failure nothing has changed.
+        """
+        where, length = self._locate(offset, size)
+        _check_access(access)
+        if access == "none":
+            raise ValueError("access is 'none', must let the memory be read: commit first, then protect")
+        self._check_free(where)
+        backing = as_backing(backing, self.name)
+        # Allocating may take seconds, so it is done before the lock is taken.
+        source = backing.source(length, "w" in access)
+        with table_lock:
+            self.check_live()
+            self._check_free(where)
+            self._space.commit(where, source, access)
+            if self._parts is _NO_PARTS:
+                self._parts = PartTable()
+            self._parts.put(Part(where, length, backing, source, access))
+            self._lingering = _minus(self._lingering, where)
+            self.generation += 1
+            return self._lease(Range.sized(where.start, length), "w" in access)
+
+    def view(self, offset: SupportsIndex | str = 0, size: SupportsIndex | str | None = None) -> memoryview:
+        """A memoryview of committed memory: ``size`` bytes from ``offset`` (any, in bytes), by default up to
+        where the committed memory ends. Read-only where any of it is. Raises ValueError, Released."""
+        start = self._offset(offset) + self.range.start
+        with table_lock:
+            self.check_live()
+            if size is None:
+                stop = start
+                for part in self._parts.overlapping(Range(start, self.range.stop)):
+                    if part.range.start > stop:
+                        break
+                    stop = part.range.start + part.length
+                    if part.length < part.range.size:
+                        break
+                if stop <= start:
+                    raise ValueError(f"offset is {offset!r}: nothing is committed there")
+                where = Range(start, stop)
+            else:
+                where = Range.sized(start, self._positive(size))
+            self._check_committed(where)
+            accesses = [part.access for part in self._parts.overlapping(where)]
+            if "none" in accesses:
+                raise ValueError(f"{where} is protected against any access")
+            return self._lease(where, all("w" in access for access in accesses))
+
+    def protect(
+        self, offset: SupportsIndex | str = 0, size: SupportsIndex | str | None = None, *, access: Access
+    ) -> None:
+        """Change what may be done with committed memory: "none", "r", "rw", "rx" or "rwx".
+
+        Raises BufferError where a live view could do more than that, Unsupported where the backing was not
+        opened for it, LimitReached, ValueError, Released. On failure nothing has changed.
+        """
+        where, _ = self._locate(offset, size)
+        _check_access(access)
+        with table_lock:
+            self.check_live()
+            self._check_committed(where)
+            if access == "none":
+                self._check_no_views(where, "protect")
+            elif "w" not in access:
+                self._check_no_views(where, "make read-only", writable_only=True)
+            done: list[Part] = []
+            for part in self._parts.inside(where):
+                try:
+                    self._space.protect(part.range, access)
+                except BaseException as error:
+                    self._undo_protect(done, error)
+                    raise
+                done.append(part)
+            for part in done:
+                self._parts.put(Part(part.range, part.length, part.backing, part.source, access))
+
+    def _undo_protect(self, done: list[Part], error: BaseException) -> None:
+        leaked = []
+        for part in done:
+            try:
+                self._space.protect(part.range, part.access)
+            except AddressSpaceError:
+                leaked.append(part.range)
+        if leaked:
+            raise RollbackFailed(f"{error}; and {leaked} could not be set back", leaked) from error
+
+    def discard(self, offset: SupportsIndex | str = 0, size: SupportsIndex | str | None = None) -> None:
+        """Let the kernel drop contents and keep the mapping. Anonymous and shared memory read as zeros
+        afterwards (shared memory for everyone who maps it); a private file reads as the file again; a shared
+        file keeps its contents.
+
+        Shared memory gives up with its contents that it was secured at commit: should memory run out, the
+        next touch can be fatal. To have it secured, decommit and commit instead.
+        """
+        where, _ = self._locate(offset, size)
+        with table_lock:
+            self.check_live()
+            self._check_committed(where)
+            for part in self._parts.inside(where):
+                self._space.discard(part.range, part.backing.discard_advice)
+
+    def decommit(self, offset: SupportsIndex | str = 0, size: SupportsIndex | str | None = None) -> None:
+        """Drop what is behind ``size`` bytes from ``offset``, by default all; the addresses stay ours.
+
+        What is not committed stays as it is. Raises BufferError where a view is live, ValueError, Released.
+        Does not fail at the limit of mappings: there the contents go at once, and the access as soon as
+        the kernel lets us.
+        """
+        where, _ = self._locate(offset, size)
+        with table_lock:
+            self.check_live()
+            affected = self._parts.overlapping(where)
+            if not affected:
+                return
+            self._check_no_views(where, "decommit")
+            for part in affected:
+                for edge in (where.start, where.stop):
+                    if part.range.start < edge < part.range.stop and edge % part.source.granularity:
+                        raise ValueError(
+                            f"cannot cut {part.range} at {edge:#x}: it has pages of {part.source.granularity} bytes"
+                        )
+            inaccessible = self._space.decommit(where)
+            self._parts.cut(where)
+            self.generation += 1
+            self._lingering = self._lingering | RangeSet([where]) if not inaccessible else self._swept(where)
+
+    def _swept(self, done: Range) -> RangeSet:
+        """Make inaccessible what the limit of mappings left accessible before; what remains of it."""
+        left = _minus(self._lingering, done)
+        for each in left:
+            if not self._space.decommit(each):
+                break
+            left = _minus(left, each)
+        return left
+
+    # ---- the end ----
+
+    def release(self) -> None:
+        """Give the addresses back. Idempotent. Raises BufferError where a view is live, LimitReached where the
+        kernel refuses (the reservation is whole then, and can be released later)."""
+        with table_lock:
+            if self._released:
+                return
+            if self._leases:
+                self._check_no_views(self.range, "release")
+            self._space.release(self.outer)
+            self._released = True
+            self._hold.cancel()
+            self._parts = _NO_PARTS
+            ledger.leave(self.outer.start)
+
+    def __enter__(self) -> Self:
+        self.check_live()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.release()
+        except BufferError:
+            # The traceback of what went wrong keeps the views of its frames alive: do not hide it behind
+            # them. The addresses go when the views do.
+            if error is None:
+                raise
+
+    # ---- inside ----
+
+    def _lease(self, where: Range, writable: bool) -> memoryview:
+        view = self._space.view(where, writable, self._hold)
+        leases = self._leases
+        leases[ref(view.obj, leases.pop)] = (where, writable)  # type: ignore[arg-type, type-var]
+        return view
+
+    def _check_no_views(self, where: Range, doing: str, *, writable_only: bool = False) -> None:
+        live = [
+            at for at, writable in list(self._leases.values())
+            if at.overlaps(where) and (writable or not writable_only)
+        ]  # fmt: skip
+        if live:
+            raise BufferError(
+                f"cannot {doing} {where}: {len(live)} live view{'s' * (len(live) > 1)} of it, the first at "
+                f"{live[0]}; delete or release the memoryviews, and the arrays made from them"
+            )
+
+    def check_live(self) -> None:
+        """Raises Released after the release."""
+        if self._released:
+            raise Released(f"{self.range} was released")
+
+    def _check_free(self, where: Range) -> None:
+        for part in self._parts.overlapping(where):
+            raise Occupied(where, self.obstacle(part))
+
+    def obstacle(self, part: Part) -> Obstacle:
+        """A committed part as what is in the way of another."""
+        return Obstacle(part.range, f"a committed part of this reservation ({part.backing!r})", "this process")
+
+    def _check_committed(self, where: Range) -> None:
+        for hole in self._parts.holes(where):
+            raise ValueError(f"{where} is not all committed: {hole} is not")
+
+    def _offset(self, offset: SupportsIndex | str) -> int:
+        number = parse_size(offset, "offset")
+        if not 0 <= number < self.size:
+            raise ValueError(f"offset is {offset!r}, must be 0 or more and less than the size, {self.size}")
+        return number
+
+    def _positive(self, size: SupportsIndex | str) -> int:
+        number = parse_size(size, "size")
+        if number <= 0:
+            raise ValueError(f"size is {size!r}, must be at least 1 byte")
+        return number
+
+    def _locate(self, offset: SupportsIndex | str, size: SupportsIndex | str | None) -> tuple[Range, int]:
+        """The whole pages that are meant, and the bytes asked for."""
+        self.check_live()
+        start = self._offset(offset)
+        page = self._space.granularity
+        if start % page:
+            raise ValueError(f"offset is {offset!r}, must be a multiple of the page size, {page}")
+        length = self.size - start if size is None else self._positive(size)
+        if start + length > self.size:
+            raise ValueError(
+                f"size is {size!r} from offset {offset!r}: that is {start + length - self.size} bytes beyond "
+                f"the reservation's end ({self.size} bytes)"
+            )
+        return Range.sized(self.range.start + start, align_up(length, page)), length
+
+
+def _give_back(space: MemorySpace, outer: Range) -> None:
+    space.release(outer)
+    ledger.leave(outer.start)
+
+
+def _minus(ranges: RangeSet, where: Range) -> RangeSet:
+    if not ranges:
+        return ranges
+    return RangeSet(part for each in ranges for part in RangeSet([where]).gaps(each))
+
+
+def _check_access(access: str) -> None:
+    if access not in get_args(Access):
+        raise ValueError(f"access is {access!r}, must be one of {', '.join(get_args(Access))}")

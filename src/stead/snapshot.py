@@ -1,0 +1,184 @@
+"""An address space at one moment: a hint by the time it is read, and good for people and for planners.
+
+Two ways to look, one answer: PROCMAP_QUERY (Linux 6.11) for a window, the text of /proc/<pid>/maps for
+all of it and wherever the kernel has no query.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from stead import _native, ledger, maps
+from stead.errors import Obstacle
+from stead.maps import Kind, Mapping
+from stead.ranges import Range, RangeSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMA = 1
+
+# Our shared memory carries this in its memfd name, so that every process can tell it.
+SHARED_PREFIX = "stead:"
+_OURS = (f"/memfd:{SHARED_PREFIX}", f"[anon:{SHARED_PREFIX}", f"[anon_shmem:{SHARED_PREFIX}")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every mapping of process ``pid``, in order of address. ``taken_at``: seconds since the epoch."""
+
+    pid: int
+    title: str
+    taken_at: float
+    page_size: int
+    mappings: tuple[Mapping, ...]
+
+    @property
+    def occupied(self) -> RangeSet:
+        return RangeSet(each.range for each in self.mappings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for :func:`json.dumps`; addresses in bytes."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def snapshot(pid: int | None = None) -> Snapshot:
+    """The mappings of this process, or of process ``pid``.
+
+    Raises ProcessLookupError, PermissionError (ptrace(2), PTRACE_MODE_READ), or UnreadableMaps. A process
+    that has no memory (a kernel thread, a zombie) has no mappings.
+    """
+    if pid is not None and (not isinstance(pid, int) or isinstance(pid, bool)):
+        raise TypeError(f"pid is {pid!r}, must be an int or None")
+    if pid is not None and pid <= 0:
+        raise ValueError(f"pid is {pid}, must be positive")
+    own = pid is None or pid == os.getpid()
+    number = os.getpid() if pid is None else pid
+    found = read_mappings(pid)
+    return Snapshot(
+        number, title(number), time.time(), os.sysconf("SC_PAGESIZE"), tuple(_mark_ours(found, own))
+    )
+
+
+def title(pid: int) -> str:
+    """The process's name as the kernel keeps it, or "" if it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return os.fsdecode(file.read()).rstrip("\n")
+    except OSError:
+        return ""
+
+
+def read_mappings(pid: int | None = None) -> list[Mapping]:
+    """All mappings, from the text."""
+    try:
+        with open(f"/proc/{'self' if pid is None else pid}/maps", "rb") as file:
+            return maps.parse(os.fsdecode(file.read()))
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}") from None
+    except PermissionError:
+        raise PermissionError(errno.EACCES, f"not allowed to look at process {pid}") from None
+
+
+def mappings_within(window: Range, pid: int | None = None) -> list[Mapping]:
+    """The mappings that overlap ``window``, whole: by PROCMAP_QUERY, or from the text where there is none."""
+    found = query_mappings(window, pid)
+    if found is None:
+        found = [each for each in read_mappings(pid) if each.range.overlaps(window)]
+    return found
+
+
+def query_mappings(window: Range, pid: int | None = None) -> list[Mapping] | None:
+    """The mappings that overlap ``window``, by PROCMAP_QUERY; None on a kernel that has it not."""
+    # Opened afresh: the descriptor belongs to the process that opened it, and a fork would look at
+    # its parent. Looking is not the hot path.
+    descriptor = os.open(f"/proc/{'self' if pid is None else pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = []
+        address = window.start
+        while address < window.stop:
+            answer = _native.query(descriptor, address)
+            if isinstance(answer, int):
+                if answer == -errno.ENOENT:
+                    break
+                if answer in (-errno.ENOTTY, -errno.EINVAL):
+                    return None
+                if answer == -errno.ESRCH:
+                    raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}")
+                if answer == -errno.EINTR:
+                    continue
+                raise OSError(-answer, os.strerror(-answer))
+            start, stop, flags, offset, inode, major, minor, name = answer
+            if start >= window.stop:
+                break
+            where = Range(start, stop)
+            permissions = _permissions(flags)
+            found.append(maps.mapping(where, permissions, offset, (major, minor), inode, os.fsdecode(name)))
+            address = stop
+        return found
+    finally:
+        os.close(descriptor)
+
+
+def _permissions(flags: int) -> str:
+    return (
+        ("r" if flags & _native.QUERY_READABLE else "-")
+        + ("w" if flags & _native.QUERY_WRITABLE else "-")
+        + ("x" if flags & _native.QUERY_EXECUTABLE else "-")
+        + ("s" if flags & _native.QUERY_SHARED else "p")
+    )
+
+
+def _mark_ours(found: list[Mapping], own: bool) -> Iterator[Mapping]:
+    """Ours by name, in any process; in this one also by the ledger, and cut at its ranges' edges: the
+    kernel merges what it finds alike."""
+    held = sorted(ledger.within(Range(0, 1 << 64)), key=lambda each: each.outer) if own else []
+    for each in found:
+        if each.name.startswith(_OURS):
+            yield replace(each, kind=Kind.OURS)
+            continue
+        start = each.range.start
+        while held and held[0].outer.stop <= start:
+            held.pop(0)
+        for reservation in held:
+            inside = reservation.outer.intersection(Range(start, each.range.stop))
+            if inside is None:
+                break
+            if start < inside.start:
+                yield _piece(each, Range(start, inside.start))
+            ours = _piece(each, inside)
+            yield replace(ours, kind=Kind.OURS, name=each.name or (reservation.name or ""))
+            start = inside.stop
+        if start < each.range.stop:
+            yield _piece(each, Range(start, each.range.stop))
+
+
+def _piece(whole: Mapping, where: Range) -> Mapping:
+    if where == whole.range:
+        return whole
+    offset = whole.offset + (where.start - whole.range.start if whole.inode else 0)
+    return replace(whole, range=where, offset=offset)
+
+
+def obstacle(where: Range, pid: int | None = None) -> Obstacle | None:
+    """What is in the way at ``where``: the lowest of the mappings there, or None if there is none (any more)."""
+    found = mappings_within(where, pid)
+    if not found:
+        return None
+    number = os.getpid() if pid is None else pid
+    owner = f"process {number}" + (f" ({name})" if (name := title(number)) else "")
+    first = next(_mark_ours(found, own=pid is None))
+    for each in _mark_ours(found, own=pid is None):
+        if each.range.overlaps(where):
+            first = each
+            break
+    name = first.name
+    if first.kind is Kind.OURS:
+        owner += ", reserved by stead"
+    if not name:
+        name = "an inaccessible mapping" if first.reserved else "an anonymous mapping"
+    return Obstacle(first.range, name, owner)

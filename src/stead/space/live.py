@@ -1,0 +1,109 @@
+"""The running kernel: the system calls of stead._native, and what /proc says of this process."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import TYPE_CHECKING
+
+from stead import _native
+from stead.kernel import Limits
+from stead.ranges import Range, RangeSet, align_up
+from stead.snapshot import mappings_within, obstacle
+
+if TYPE_CHECKING:
+    from stead.errors import Obstacle
+
+_PAGE = os.sysconf("SC_PAGESIZE")
+
+# stack_guard_gap: pages that the kernel keeps free below a stack (mm/mmap.c; 256 unless booted otherwise).
+_STACK_GUARD_GAP = 256 * _PAGE
+# With `ulimit -s unlimited` there is no number to keep clear; this much we leave to the stack.
+_UNLIMITED_STACK = 1 << 40
+# brk(2) has no limit of its own; nothing else lives near it, and a program that outgrows this uses mmap.
+_HEAP_ROOM = 1 << 36
+
+
+def _read_number(path: str) -> int | None:
+    try:
+        with open(path) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _soft_limit(which: int) -> int | None:
+    soft = resource.getrlimit(which)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+class LiveKernel:
+    """The kernel this process runs on."""
+
+    page_size = _PAGE
+    claim = staticmethod(_native.claim)
+    hint = staticmethod(_native.hint)
+    place = staticmethod(_native.place)
+    unmap = staticmethod(_native.unmap)
+    protect = staticmethod(_native.protect)
+    advise = staticmethod(_native.advise)
+    name = staticmethod(_native.name)
+
+    def __init__(self) -> None:
+        floor = _read_number("/proc/sys/vm/mmap_min_addr")
+        # Page 0 stays out of reach of placements even where root may map it: a null pointer must fault.
+        self.min_address = max(align_up(65536 if floor is None else floor, _PAGE), _PAGE)
+        self.sanitizer = _native.sanitizer()
+        self._stack = _stack_start()
+
+    def mapped(self, window: Range) -> RangeSet:
+        found = RangeSet(each.range for each in mappings_within(window))
+        return RangeSet(found.overlapping(window))
+
+    def obstacle(self, where: Range) -> Obstacle | None:
+        return obstacle(where)
+
+    def kept_clear(self) -> RangeSet:
+        rooms = []
+        heap = align_up(_native.program_break(), _PAGE)
+        if heap > 0:
+            rooms.append(Range.sized(heap, _HEAP_ROOM))
+        if self._stack:
+            growth = _soft_limit(resource.RLIMIT_STACK)
+            room = (_UNLIMITED_STACK if growth is None else growth) + _STACK_GUARD_GAP
+            rooms.append(Range(max(self._stack - room, 0) // _PAGE * _PAGE, align_up(self._stack, _PAGE)))
+        return RangeSet(rooms)
+
+    def limits(self) -> Limits:
+        mappings = 0
+        address_space = data = 0
+        try:
+            with open("/proc/self/maps", "rb") as file:
+                mappings = file.read().count(b"\n")
+            with open("/proc/self/status") as file:
+                for line in file:
+                    if line.startswith("VmSize:"):
+                        address_space = int(line.split()[1]) * 1024
+                    elif line.startswith("VmData:"):
+                        data = int(line.split()[1]) * 1024
+        except OSError:
+            pass  # no /proc: the limits that are left still say something
+        policy = _read_number("/proc/sys/vm/overcommit_memory")
+        return Limits(
+            mappings=mappings,
+            max_mappings=_read_number("/proc/sys/vm/max_map_count"),
+            address_space=address_space,
+            max_address_space=_soft_limit(resource.RLIMIT_AS),
+            data=data,
+            max_data=_soft_limit(resource.RLIMIT_DATA),
+            overcommit={0: "heuristic", 1: "always", 2: "never"}.get(-1 if policy is None else policy, "unknown"),
+        )
+
+
+def _stack_start() -> int:
+    """Where the main thread's stack began (proc_pid_stat(5), field 28); 0 where it is not told."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[25])
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,199 @@
+"""This process as a space: claims by the way that its kernel can do safely, commits, frees without failing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from stead import _native
+from stead.errors import LimitReached, Occupied, RollbackFailed, Unsupported
+from stead.features import probe_manner, probe_usable
+from stead.kernel import Manner
+from stead.placement import Footprint, quiet_windows
+from stead.ranges import NOTHING, Range, RangeSet
+from stead.space.live import LiveKernel
+from stead.space.refusal import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from stead.backing import Source
+    from stead.errors import Obstacle
+    from stead.kernel import Kernel
+    from stead.space.protocol import Access
+
+PROTECTION: dict[str, int] = {
+    "none": _native.PROT_NONE,
+    "r": _native.PROT_READ,
+    "rw": _native.PROT_READ | _native.PROT_WRITE,
+    "rx": _native.PROT_READ | _native.PROT_EXEC,
+    "rwx": _native.PROT_READ | _native.PROT_WRITE | _native.PROT_EXEC,
+}
+
+_RESERVED = _native.MAP_PRIVATE | _native.MAP_ANONYMOUS | _native.MAP_NORESERVE
+
+
+class ProcessSpace:
+    """The address space of this process. Use :func:`this_process`: one is enough, and it remembers its probes."""
+
+    def __init__(self, kernel: Kernel | None = None) -> None:
+        self._kernel: Kernel = kernel if kernel is not None else LiveKernel()
+        self.granularity = self._kernel.page_size
+
+    # ---- what is known ----
+
+    @property
+    def identity(self) -> Hashable:
+        return ("process", os.getpid())
+
+    @cached_property
+    def manner(self) -> Manner:
+        """What the kernel does with MAP_FIXED_NOREPLACE, found by probing."""
+        return probe_manner(self._kernel)
+
+    @cached_property
+    def usable(self) -> Range:
+        return probe_usable(self._kernel)
+
+    @cached_property
+    def windows(self) -> tuple[Range, ...]:
+        return quiet_windows(self.usable, self._kernel.page_size, self._kernel.sanitizer)
+
+    @cached_property
+    def _claim(self) -> Callable[[int, int], int]:
+        # A kernel that looks at the start only would clobber: there the flag is of no use, and a plain
+        # hint is safe on every kernel.
+        return self._kernel.claim if self.manner is Manner.EXACT else self._kernel.hint
+
+    def outline(self, within: Range) -> Footprint:
+        if within in self.windows[:-1]:
+            return self._empty  # the quiet windows are far from stack and heap
+        outside = [(0, self.usable.start), (self.usable.stop, max(within.stop, self.usable.stop))]
+        if self._kernel.sanitizer == "thread":
+            outside += self._empty_except_quiet(within)
+        return Footprint(RangeSet(outside) | self._kernel.kept_clear(), self._kernel.page_size)
+
+    def _empty_except_quiet(self, within: Range) -> list[Range]:
+        """Under ThreadSanitizer a mapping elsewhere aborts the process."""
+        return list(RangeSet(self.windows).gaps(within))
+
+    @cached_property
+    def _empty(self) -> Footprint:
+        return Footprint(NOTHING, self._kernel.page_size)
+
+    def footprint(self, within: Range) -> Footprint:
+        outline = self.outline(within)
+        return Footprint(outline.occupied | self._kernel.mapped(within), outline.granularity)
+
+    def obstacle(self, where: Range) -> Obstacle | None:
+        return self._kernel.obstacle(where)
+
+    # ---- claiming ----
+
+    def reserve_at(self, where: Range, keep: list[Range] | None = None) -> None:
+        start, stop = where
+        size = stop - start
+        got = self._claim(start, size)
+        if got == start:
+            return
+        if got >= 0:
+            elsewhere = Range.sized(got, size)
+            if keep is not None:
+                keep.append(elsewhere)
+            else:
+                self.release(elsewhere)
+            raise Occupied(where)
+        if got == -errno.EEXIST:
+            raise Occupied(where)
+        raise self._refusal(-got, "claim", where)
+
+    def release(self, where: Range) -> None:
+        got = self._kernel.unmap(where.start, where.stop - where.start)
+        if got < 0:
+            raise self._refusal(-got, "release", where)
+
+    def name(self, where: Range, name: str) -> bool:
+        """Name a reservation in the maps, where the kernel can (Linux 5.17, CONFIG_ANON_VMA_NAME)."""
+        return self._kernel.name(where.start, where.size, name) == 0
+
+    # ---- memory ----
+
+    def commit(self, where: Range, source: Source, access: Access) -> None:
+        for number, what in ((where.start, "address"), (where.size, "size"), (source.offset, "offset")):
+            if number % source.granularity:
+                raise ValueError(f"{what} is {number:#x}, must be a multiple of {source.granularity:#x} for this backing")
+        got = self._kernel.place(
+            where.start, where.size, PROTECTION[access], source.flags, source.fd, source.offset
+        )
+        if got < 0:
+            error = self._refusal(-got, "commit", where, accessible=True)
+            if source.flags & _native.MAP_HUGETLB and got == -errno.ENOMEM:
+                text = f"cannot commit {where}: the pool of explicit huge pages has too few (vm.nr_hugepages)"
+                error = LimitReached(text, "vm.nr_hugepages")
+            if leaked := self._close_holes(where):
+                raise self._lost(leaked) from error
+            raise error
+        for advice in source.advice:
+            got = self._kernel.advise(where.start, where.size, advice)
+            if got < 0:
+                self.decommit(where)
+                raise Unsupported("huge='transparent'", "a mapping that can have huge pages", os.strerror(-got))
+
+    def _close_holes(self, where: Range) -> list[Range]:
+        """After a failed replacement: a kernel before 6.12 may have taken the old mapping away before the
+        new one failed. Take it back before anyone else does; the answer is what others were quicker to."""
+        return [gap for gap in self._kernel.mapped(where).gaps(where) if not self._reclaimed(gap)]
+
+    def _lost(self, leaked: list[Range]) -> RollbackFailed:
+        return RollbackFailed(f"lost to others, out of a reservation: {', '.join(map(str, leaked))}", leaked)
+
+    def _reclaimed(self, gap: Range) -> bool:
+        try:
+            self.reserve_at(gap)
+        except (Occupied, LimitReached):
+            return False
+        return True
+
+    def decommit(self, where: Range) -> bool:
+        start, size = where.start, where.size
+        got = self._kernel.place(start, size, _native.PROT_NONE, _RESERVED, -1, 0)
+        if got >= 0:
+            self._kernel.advise(start, size, _native.MADV_DONTDUMP)
+            return True
+        if got != -errno.ENOMEM:
+            raise self._refusal(-got, "decommit", where)
+        # At the limit of mappings even this is refused, since it may split one. Drop the contents, which
+        # needs no mapping; then take the access away, which needs none where the edges are edges already.
+        if leaked := self._close_holes(where):
+            raise self._lost(leaked)
+        self._kernel.advise(start, size, _native.MADV_DONTNEED)
+        return self._kernel.protect(start, size, _native.PROT_NONE) == 0
+
+    def protect(self, where: Range, access: Access) -> None:
+        got = self._kernel.protect(where.start, where.size, PROTECTION[access])
+        if got < 0:
+            raise self._refusal(-got, "protect", where, accessible=access != "none")
+
+    def discard(self, where: Range, advice: int) -> None:
+        got = self._kernel.advise(where.start, where.size, advice)
+        if got < 0:
+            raise self._refusal(-got, "discard", where)
+
+    def view(self, where: Range, writable: bool, owner: object) -> memoryview:
+        return memoryview(_native.Exporter(where.start, where.size, not writable, owner))
+
+    def _refusal(self, number: int, doing: str, where: Range, *, accessible: bool = False) -> Exception:
+        return refusal(number, doing, where, self.usable, self._kernel.limits(), accessible=accessible)
+
+
+_this: ProcessSpace | None = None
+
+
+def this_process() -> ProcessSpace:
+    """The space of this process."""
+    global _this
+    if _this is None:
+        _this = ProcessSpace()
+    return _this

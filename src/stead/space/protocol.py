@@ -1,0 +1,90 @@
+"""What a space must be able to do: five verbs to plan and claim, five more where it has memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from stead.backing import Source
+    from stead.errors import Obstacle
+    from stead.placement import Footprint
+    from stead.ranges import Range
+
+Access = Literal["none", "r", "rw", "rx", "rwx"]
+
+
+class AddressSpace(Protocol):
+    """Addresses, acted on from inside. Ranges are whole multiples of its granularity."""
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal identities mean the same addresses."""
+        ...
+
+    @property
+    def granularity(self) -> int:
+        """Bytes; what ranges are whole multiples of."""
+        ...
+
+    @property
+    def usable(self) -> Range:
+        """Everything that can be mapped here."""
+        ...
+
+    @property
+    def windows(self) -> tuple[Range, ...]:
+        """Where to go when the caller does not say, the quietest first; the last is all that is usable."""
+        ...
+
+    def outline(self, within: Range) -> Footprint:
+        """What is known without looking: what cannot be mapped in ``within``, what must be kept clear."""
+        ...
+
+    def footprint(self, within: Range) -> Footprint:
+        """The outline and what is mapped in ``within``. A hint: another thread may map in between."""
+        ...
+
+    def reserve_at(self, where: Range, keep: list[Range] | None = None) -> None:
+        """Claim exactly ``where``, or leave everything as it was.
+
+        Raises Occupied (bare: who is in the way costs a look), LimitReached, ValueError when misaligned.
+        Where a claim is only a hint and the kernel or driver goes elsewhere, what it gave is appended to
+        ``keep`` for the caller to release: held, it makes the next try differ. Without ``keep`` it is
+        given back here.
+        """
+        ...
+
+    def obstacle(self, where: Range) -> Obstacle | None:
+        """What is in the way at ``where``, for saying so; None if there is nothing (any more)."""
+        ...
+
+    def release(self, where: Range) -> None:
+        """Give back what was claimed. Raises LimitReached and changes nothing where the kernel refuses."""
+        ...
+
+
+class MemorySpace(AddressSpace, Protocol):
+    """A space whose addresses can have memory behind them. Only a Reservation calls these, on what it owns."""
+
+    def commit(self, where: Range, source: Source, access: Access) -> None:
+        """Put ``source`` behind ``where``. On failure ``where`` is reserved again; RollbackFailed if not."""
+        ...
+
+    def decommit(self, where: Range) -> bool:
+        """Drop what is behind ``where`` and make it inaccessible. Never fails for want of mappings: False
+        says that the contents are dropped, but the range stays accessible until asked again."""
+        ...
+
+    def protect(self, where: Range, access: Access) -> None:
+        """Change access. ``where`` is committed in one call's worth; on failure nothing has changed."""
+        ...
+
+    def discard(self, where: Range, advice: int) -> None:
+        """Let the kernel drop contents, by the ``advice`` that the backing names."""
+        ...
+
+    def view(self, where: Range, writable: bool, owner: object) -> memoryview:
+        """The memory as a buffer of exactly those bytes (any, not whole pages), which keeps ``owner`` alive."""
+        ...

@@ -1,0 +1,51 @@
+"""What every test sees: a header that says which machine this is, and skips that cannot be silent."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import resource
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+import stead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A failing example prints the blob that repeats it (@reproduce_failure). No deadline: machines are shared.
+settings.register_profile("stead", deadline=None, print_blob=True)
+settings.load_profile("stead")
+
+
+def pytest_report_header() -> list[str]:
+    space = stead.this_process()
+    limits = {name: resource.getrlimit(getattr(resource, name))[0] for name in ("RLIMIT_AS", "RLIMIT_STACK")}
+    return [
+        f"kernel: {platform.release()} {platform.machine()}, page size {space.granularity}",
+        f"claims: {space.manner}, addresses: {space.usable}, limits: {limits}",
+        f"required: {os.environ.get('STEAD_REQUIRE', 'nothing')}",
+    ]
+
+
+def need(what: str) -> None:
+    """Skip where ``what`` (a module, or "cc") is missing; fail where STEAD_REQUIRE names it."""
+    present = shutil.which("cc") if what == "cc" else importlib.util.find_spec(what)
+    if present:
+        return
+    if what in os.environ.get("STEAD_REQUIRE", "").split(","):
+        pytest.fail(f"STEAD_REQUIRE names {what}, which is not installed")
+    pytest.skip(f"{what} is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """No test may leave files in /dev/shm."""
+    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    yield
+    after = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    assert not {name for name in after - before if "stead" in name}
