@@ -104,6 +104,10 @@ class ProcessSpace:
                 keep.append(elsewhere)
             else:
                 self.release(elsewhere)
+            if where.stop > self.usable.stop:
+                raise self._refusal(errno.ENOMEM, "claim", where)
+            if start % self.granularity:
+                raise self._refusal(errno.EINVAL, "claim", where)
             raise Occupied(where)
         if got == -errno.EEXIST:
             raise Occupied(where)
