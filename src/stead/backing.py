@@ -12,19 +12,15 @@ import os
 import stat
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, SupportsIndex, get_args
+from typing import Literal, Protocol, SupportsIndex, get_args
 
 from stead import _native
 from stead.errors import LimitReached, Unsupported
+from stead.securing import PAGE, allocate, needed_huge_page_size, shared_memory, transparent_huge_pages
 from stead.sizes import format_size, parse_size
 from stead.snapshot import SHARED_PREFIX
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 HugePages = Literal["none", "transparent", "explicit"]
-
-_PAGE = os.sysconf("SC_PAGESIZE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,7 @@ class Source:
     fd: int = -1
     offset: int = 0
     advice: tuple[int, ...] = ()
-    granularity: int = _PAGE
+    granularity: int = PAGE
 
 
 class Backing(Protocol):
@@ -62,38 +58,6 @@ class Backing(Protocol):
 def _check_huge(huge: str) -> None:
     if huge not in get_args(HugePages):
         raise ValueError(f"huge is {huge!r}, must be one of {', '.join(get_args(HugePages))}")
-
-
-def _transparent_huge_pages(switch: str) -> tuple[int, ...]:
-    """The advice that asks for them. Raises Unsupported where the kernel would take it and do nothing."""
-    path = f"/sys/kernel/mm/transparent_hugepage/{switch}"
-    try:
-        with open(path) as file:
-            state = file.read().strip()
-    except OSError:
-        raise Unsupported("huge='transparent'", "a kernel with transparent huge pages", f"no {path}") from None
-    if "[never]" in state or "[deny]" in state:
-        raise Unsupported("huge='transparent'", f"'advise' or 'always' in {path}", state)
-    return (_native.MADV_HUGEPAGE,)
-
-
-def explicit_huge_page_size() -> int:
-    """Bytes of the default explicit huge page; 0 where there are none."""
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("Hugepagesize:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
-
-
-def _needed_huge_page_size() -> int:
-    size = explicit_huge_page_size()
-    if not size:
-        raise Unsupported("huge='explicit'", "a kernel with hugetlb pages", "no Hugepagesize in /proc/meminfo")
-    return size
 
 
 # ---- anonymous ------------------------------------------------------------------------------------
@@ -127,8 +91,8 @@ class Anonymous:
         if self.overcommit:
             flags |= _native.MAP_NORESERVE
         if self.huge == "explicit":
-            return Source(flags | _native.MAP_HUGETLB, granularity=_needed_huge_page_size())
-        return Source(flags, advice=_transparent_huge_pages("enabled") if self.huge == "transparent" else ())
+            return Source(flags | _native.MAP_HUGETLB, granularity=needed_huge_page_size())
+        return Source(flags, advice=transparent_huge_pages("enabled") if self.huge == "transparent" else ())
 
 
 ANONYMOUS = Anonymous()
@@ -182,19 +146,7 @@ class SharedMemory:
             weakref.finalize(self, os.close, fd).atexit = False
 
     def _allocate(self, wanted: int) -> None:
-        size = -(-wanted // _PAGE) * _PAGE
-        explicit = self.huge == "explicit"
-        if explicit:
-            page = _needed_huge_page_size()
-            size = -(-wanted // page) * page
-        fd = _memfd(SHARED_PREFIX + self.name, os.MFD_HUGETLB if explicit else 0)
-        try:
-            _secure(fd, size, explicit)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._own(fd, size)
+        self._own(*shared_memory(SHARED_PREFIX + self.name, wanted, self.huge == "explicit"))
 
     @property
     def size(self) -> int:
@@ -217,12 +169,12 @@ class SharedMemory:
 
     def source(self, size: int, writable: bool, offset: int = 0) -> Source:
         """See :class:`Backing`; ``offset``: bytes into the memory."""
-        advice = _transparent_huge_pages("shmem_enabled") if self.huge == "transparent" else ()
+        advice = transparent_huge_pages("shmem_enabled") if self.huge == "transparent" else ()
         if self.fileno() < 0:
             self._allocate(offset + size)
         if offset + size > self.size:
             raise ValueError(f"size is {size} bytes from {offset}, more than the {self.size} bytes of {self!r}")
-        granularity = _needed_huge_page_size() if self.huge == "explicit" else _PAGE
+        granularity = needed_huge_page_size() if self.huge == "explicit" else PAGE
         return Source(_native.MAP_SHARED, self.fileno(), offset, advice, granularity)
 
     def at(self, offset: SupportsIndex | str) -> Part:
@@ -260,8 +212,8 @@ class Part:
 
 
 def _check_offset(offset: int) -> None:
-    if offset < 0 or offset % _PAGE:
-        raise ValueError(f"offset is {offset}, must be a multiple of the page size, {_PAGE}")
+    if offset < 0 or offset % PAGE:
+        raise ValueError(f"offset is {offset}, must be a multiple of the page size, {PAGE}")
 
 
 def check_name(name: str | None) -> str | None:
@@ -273,114 +225,6 @@ def check_name(name: str | None) -> str | None:
     if "\0" in name or len(os.fsencode(name)) > 200:
         raise ValueError(f"name is {name!r}, must have at most 200 bytes and no NUL")
     return name
-
-
-def _memfd(name: str, flags: int) -> int:
-    flags |= os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        try:
-            return os.memfd_create(name, flags | _native.MFD_NOEXEC_SEAL)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # before Linux 6.3
-                raise
-            return os.memfd_create(name, flags)
-    except OSError as error:
-        limit = {errno.EMFILE: "RLIMIT_NOFILE", errno.ENFILE: "fs.file-max"}.get(error.errno or 0)
-        if limit:
-            raise LimitReached(f"no descriptor for shared memory: {error}", limit, error.errno or 0) from None
-        raise
-
-
-# Allocated in pieces, so that a signal (^C) is answered between two of them, and so that other
-# processes' needs are seen meanwhile.
-_PIECE = 1 << 28
-# Below this much the kernel may be asked blindly: it takes less than this from its reserves.
-_UNCHECKED = 1 << 24
-
-
-def _secure(fd: int, size: int, explicit: bool) -> None:
-    """Allocate the first ``size`` bytes of a memfd."""
-    try:
-        os.ftruncate(fd, size)
-    except OSError as error:
-        raise _no_memory(error.errno or 0, size) from None
-    for offset in range(0, size, _PIECE):
-        if not explicit:
-            _check_available(size - offset, size)
-        piece = min(_PIECE, size - offset)
-        allocate(fd, 0, offset, piece, lambda number: _no_memory(number, size))
-
-
-def allocate(fd: int, mode: int, offset: int, size: int, refusal: Callable[[int], Exception]) -> None:
-    """fallocate(2), again after a signal (Python's handlers run in between)."""
-    while (got := _native.fallocate(fd, mode, offset, size)) == -errno.EINTR:
-        pass
-    if got < 0:
-        raise refusal(-got)
-
-
-def _check_available(needed: int, size: int) -> None:
-    """Refuse what cannot be had, because the kernel would not: fallocate on a memfd goes on until the
-    out-of-memory killer picks a process, and it need not be ours."""
-    if needed <= _UNCHECKED:
-        return
-    available = available_memory()
-    if available is not None and needed > available:
-        raise LimitReached(
-            f"{format_size(size)} of shared memory is more than there is: {format_size(available)} available",
-            "memory",
-        )
-
-
-def available_memory() -> int | None:
-    """Bytes that can be allocated without driving anyone out: MemAvailable and free swap, and what the
-    cgroup leaves (v2). None where /proc does not tell."""
-    found: dict[str, int] = {}
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                key, _, rest = line.partition(":")
-                if key in ("MemAvailable", "SwapFree"):
-                    found[key] = int(rest.split()[0]) * 1024
-    except OSError:
-        return None
-    if "MemAvailable" not in found:
-        return None
-    available = found["MemAvailable"] + found.get("SwapFree", 0)
-    for folder in _cgroup_folders():
-        try:
-            with open(f"{folder}/memory.max") as limit, open(f"{folder}/memory.current") as used:
-                bound = limit.read().strip()
-                if bound != "max":
-                    available = min(available, max(int(bound) - int(used.read()), 0))
-        except (OSError, ValueError):
-            continue
-    return available
-
-
-def _cgroup_folders() -> list[str]:
-    """This process's cgroup (v2) and those above it: each may bound memory."""
-    try:
-        with open("/proc/self/cgroup") as file:
-            path = next((line[3:].strip() for line in file if line.startswith("0::")), None)
-    except OSError:
-        return []
-    if path is None:
-        return []
-    parts = [part for part in path.split("/") if part and part != ".."]
-    return ["/sys/fs/cgroup/" + "/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
-
-
-def _no_memory(number: int, size: int) -> Exception:
-    limit = {
-        errno.EFBIG: "RLIMIT_FSIZE",
-        errno.ENOMEM: "memory",
-        errno.ENOSPC: "memory",
-        errno.EDQUOT: "quota",
-        errno.EINVAL: "the largest file",
-    }.get(number)
-    message = f"{format_size(size)} of shared memory cannot be allocated: {os.strerror(number)}"
-    return LimitReached(message, limit, number) if limit else OSError(number, message)
 
 
 # ---- files ----------------------------------------------------------------------------------------
@@ -482,4 +326,4 @@ def as_backing(value: Backing | Literal["anonymous", "shared"], name: str | None
         return SharedMemory(name=name)
     if not hasattr(value, "source"):
         raise TypeError(f"backing is {value!r}, must be Anonymous, SharedMemory, File, 'anonymous' or 'shared'")
-    return value  # type: ignore[return-value]  # the literals are gone, and mypy does not see it
+    return value

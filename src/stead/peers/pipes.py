@@ -28,32 +28,39 @@ class Coordinator:
 
     def allgather(self, message: Message) -> list[Message]:
         deadline = time.monotonic() + self._timeout
-        messages = [message]
-        for number, connection in enumerate(self._connections, start=1):
-            try:
-                messages.append(wire.decode(_receive(connection, deadline, f"worker {number}")))
-            except ValueError as error:
-                self._fail(PeerFailed(f"worker {number}", str(error)))
-            except PeerFailed as error:
-                self._fail(error)
-        everyone = wire.encode_all(messages)
+        messages, failed = [message], None
+        try:
+            for number, connection in enumerate(self._connections, start=1):
+                # Also after a failure: whoever is alive has sent one message, and the user, who goes on
+                # with the same pipe, must not find it there.
+                try:
+                    messages.append(_gathered(connection, deadline, f"worker {number}"))
+                except PeerFailed as error:
+                    failed = failed or error
+        except BaseException as error:
+            self._send_all(wire.encode_failure("the parent", f"was interrupted: {error!r}"))
+            raise
+        if failed:
+            self._send_all(wire.encode_failure(failed.peer, failed.reason))
+            raise failed
+        self._send_all(wire.encode_all(messages))
+        return messages
+
+    def _send_all(self, data: bytes) -> None:
         for connection in self._connections:
             try:
-                connection.send_bytes(everyone)
+                connection.send_bytes(data)
             except OSError:
                 # It died after it had spoken, and holds nothing any more. What all the messages say is
                 # decided and on its way to the others: it must not change now.
                 continue
-        return messages
 
-    def _fail(self, error: PeerFailed) -> None:
-        news = wire.encode_failure(error.peer, error.reason)
-        for connection in self._connections:
-            try:
-                connection.send_bytes(news)
-            except OSError:
-                continue
-        raise error
+
+def _gathered(connection: Connection[bytes, bytes], deadline: float, peer: str) -> Message:
+    try:
+        return wire.decode(_receive(connection, deadline, peer))
+    except ValueError as error:
+        raise PeerFailed(peer, str(error)) from None
 
 
 class Member:
@@ -85,7 +92,7 @@ def _receive(connection: Connection[bytes, bytes], deadline: float, peer: str) -
             raise PeerFailed(peer, "did not answer in time")
         return connection.recv_bytes(wire.MAX_BYTES)
     except (EOFError, OSError) as error:
-        raise PeerFailed(peer, f"is gone: {error or 'end of file'}") from None
+        raise PeerFailed(peer, f"is gone: {str(error) or 'end of file'}") from None
 
 
 def _positive(timeout: float) -> float:

@@ -39,9 +39,12 @@ def decode_all(data: bytes) -> list[Message] | tuple[str, str]:
         if "failed" in plain:
             peer, reason = plain["failed"]
             return str(peer), str(reason)
-        return [_message(each) for each in plain["all"]]
+        messages = [_message(each) for each in plain["all"]]
     except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"not the messages of an agreement: {error!r}") from None
+    if not messages:
+        raise ValueError("not the messages of an agreement: there are none")
+    return messages
 
 
 def _plain(message: Message) -> dict[str, Any]:
@@ -49,22 +52,31 @@ def _plain(message: Message) -> dict[str, Any]:
         return {"claimed": message.claimed, "reason": message.reason}
     return {
         "token": message.token.hex(),
-        "wanted": [
-            [each.size, *each.within, each.alignment, each.guard, each.prefer] for each in message.wanted
-        ],
+        "wanted": [[each.size, *each.within, each.alignment, each.guard, each.prefer] for each in message.wanted],
         "seen": [message.seen.granularity, *(number for part in message.seen.occupied for number in part)],
     }
 
 
 def _message(plain: dict[str, Any]) -> Message:
     if "claimed" in plain:
-        return Vote(bool(plain["claimed"]), str(plain["reason"]))
+        if not isinstance(plain["claimed"], bool):
+            raise ValueError(f"not a vote of an agreement: {plain['claimed']!r}")
+        return Vote(plain["claimed"], str(plain["reason"]))
     wanted = tuple(
-        Placement(size, Range(start, stop), alignment, guard, prefer)
+        Placement(_whole(size), Range(_whole(start), _whole(stop)), _whole(alignment), _whole(guard), prefer)
         for size, start, stop, alignment, guard, prefer in plain["wanted"]
     )
     if not wanted:
         raise ValueError("a proposal that wants nothing")
-    granularity, *edges = plain["seen"]
+    granularity, *edges = map(_whole, plain["seen"])
+    if granularity <= 0 or granularity & (granularity - 1):
+        raise ValueError(f"a granularity of {granularity}, which is no power of two")
     occupied = RangeSet(zip(edges[::2], edges[1::2], strict=True))
     return Proposal(bytes.fromhex(plain["token"]), wanted, Footprint(occupied, granularity))
+
+
+def _whole(number: Any) -> int:
+    """JSON has floats, and Python takes them where it compares: they would get as far as the arithmetic."""
+    if type(number) is not int:
+        raise ValueError(f"not a whole number: {number!r}")
+    return number

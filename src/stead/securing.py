@@ -1,0 +1,178 @@
+"""Memory that is there: memfds allocated to the last page, huge pages that are really switched on.
+
+Each function refuses with LimitReached or Unsupported where the kernel would go on and let a later touch
+pay: with SIGBUS, with the out-of-memory killer, or with small pages in silence.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from stead import _native
+from stead.errors import LimitReached, Unsupported
+from stead.sizes import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = os.sysconf("SC_PAGESIZE")
+
+
+def shared_memory(name: str, wanted: int, explicit_huge_pages: bool) -> tuple[int, int]:
+    """A memfd of at least ``wanted`` bytes, all allocated, sealed against shrinking: its descriptor and size."""
+    page = needed_huge_page_size() if explicit_huge_pages else PAGE
+    size = -(-wanted // page) * page
+    fd = _memfd(name, os.MFD_HUGETLB if explicit_huge_pages else 0)
+    try:
+        _secure(fd, size, explicit_huge_pages)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, size
+
+
+def _memfd(name: str, flags: int) -> int:
+    flags |= os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        try:
+            return os.memfd_create(name, flags | _native.MFD_NOEXEC_SEAL)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # before Linux 6.3
+                raise
+            return os.memfd_create(name, flags)
+    except OSError as error:
+        limit = {errno.EMFILE: "RLIMIT_NOFILE", errno.ENFILE: "fs.file-max"}.get(error.errno or 0)
+        if limit:
+            raise LimitReached(f"no descriptor for shared memory: {error}", limit, error.errno or 0) from None
+        raise
+
+
+# Allocated in pieces, so that a signal (^C) is answered between two of them, and so that other
+# processes' needs are seen meanwhile.
+_PIECE = 1 << 28
+# Below this much the kernel may be asked blindly: it takes less than this from its reserves.
+_UNCHECKED = 1 << 24
+
+
+def _secure(fd: int, size: int, explicit: bool) -> None:
+    """Allocate the first ``size`` bytes of a memfd."""
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        raise _no_memory(error.errno or 0, size) from None
+    for offset in range(0, size, _PIECE):
+        if not explicit:
+            _check_available(size - offset, size)
+        piece = min(_PIECE, size - offset)
+        allocate(fd, 0, offset, piece, lambda number: _no_memory(number, size))
+
+
+def allocate(fd: int, mode: int, offset: int, size: int, refusal: Callable[[int], Exception]) -> None:
+    """fallocate(2), again after a signal (Python's handlers run in between)."""
+    while (got := _native.fallocate(fd, mode, offset, size)) == -errno.EINTR:
+        pass
+    if got < 0:
+        raise refusal(-got)
+
+
+def _check_available(needed: int, size: int) -> None:
+    """Refuse what cannot be had, because the kernel would not: fallocate on a memfd goes on until the
+    out-of-memory killer picks a process, and it need not be ours."""
+    if needed <= _UNCHECKED:
+        return
+    available = available_memory()
+    if available is not None and needed > available:
+        raise LimitReached(
+            f"{format_size(size)} of shared memory is more than there is: {format_size(available)} available",
+            "memory",
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that can be allocated without driving anyone out: MemAvailable and free swap, and what the
+    cgroup leaves (v2). None where /proc does not tell."""
+    found: dict[str, int] = {}
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                key, _, rest = line.partition(":")
+                if key in ("MemAvailable", "SwapFree"):
+                    found[key] = int(rest.split()[0]) * 1024
+    except OSError:
+        return None
+    if "MemAvailable" not in found:
+        return None
+    available = found["MemAvailable"] + found.get("SwapFree", 0)
+    for folder in _cgroup_folders():
+        try:
+            with open(f"{folder}/memory.max") as limit, open(f"{folder}/memory.current") as used:
+                bound = limit.read().strip()
+                if bound != "max":
+                    available = min(available, max(int(bound) - int(used.read()), 0))
+        except (OSError, ValueError):
+            continue
+    return available
+
+
+def _cgroup_folders() -> list[str]:
+    """This process's cgroup (v2) and those above it: each may bound memory."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            path = next((line[3:].strip() for line in file if line.startswith("0::")), None)
+    except OSError:
+        return []
+    if path is None:
+        return []
+    parts = [part for part in path.split("/") if part and part != ".."]
+    return ["/sys/fs/cgroup/" + "/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
+
+
+def _no_memory(number: int, size: int) -> Exception:
+    limit = {
+        errno.EFBIG: "RLIMIT_FSIZE",
+        errno.ENOMEM: "memory",
+        errno.ENOSPC: "memory",
+        errno.EDQUOT: "quota",
+        errno.EINVAL: "the largest file",
+    }.get(number)
+    message = f"{format_size(size)} of shared memory cannot be allocated: {os.strerror(number)}"
+    return LimitReached(message, limit, number) if limit else OSError(number, message)
+
+
+# ---- huge pages -----------------------------------------------------------------------------------
+
+
+def transparent_huge_pages(switch: str) -> tuple[int, ...]:
+    """The advice that asks for them. Raises Unsupported where the kernel would take it and do nothing."""
+    path = f"/sys/kernel/mm/transparent_hugepage/{switch}"
+    try:
+        with open(path) as file:
+            state = file.read().strip()
+    except OSError:
+        raise Unsupported("huge='transparent'", "a kernel with transparent huge pages", f"no {path}") from None
+    if "[never]" in state or "[deny]" in state:
+        raise Unsupported("huge='transparent'", f"'advise' or 'always' in {path}", state)
+    return (_native.MADV_HUGEPAGE,)
+
+
+def explicit_huge_page_size() -> int:
+    """Bytes of the default explicit huge page; 0 where there are none."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("Hugepagesize:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def needed_huge_page_size() -> int:
+    size = explicit_huge_page_size()
+    if not size:
+        raise Unsupported("huge='explicit'", "a kernel with hugetlb pages", "no Hugepagesize in /proc/meminfo")
+    return size
