@@ -39,7 +39,7 @@ static int unsigned_args(const char *call, PyObject *const *args, Py_ssize_t giv
     if (expect(call, given, wanted))
         return -1;
     for (Py_ssize_t i = 0; i < wanted; i++) {
-        out[i] = PyLong_AsUnsignedLongLong(args[i]);
+        out[i] = PyLong_AsSize_t(args[i]); /* a tenth of a lost claim cheaper than AsUnsignedLongLong */
         if (out[i] == (uint64_t)-1 && PyErr_Occurred())
             return -1;
     }

@@ -2,8 +2,9 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → view | demo → testing → peers | handle → claiming → reservation | agreement → parts → space
-        → features | backing → snapshot | kernel | descriptors → ledger | maps → placement → ranges → sizes | errors
+    cli → demo | view | doctor → testing → peers | handle → claiming → reservation | agreement → parts
+        → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps
+        → placement → ranges → sizes | errors → _native
 """
 
 from stead import peers

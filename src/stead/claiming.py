@@ -32,13 +32,15 @@ _ATTEMPTS = 32
 _BIG_PAGE = 1 << 21
 
 # Where the caller gives no seed each reservation of each process makes its own draw, so that processes
-# which later exchange reservations seldom sit on each other's. Begun anew after a fork.
-_draws = count(int.from_bytes(os.urandom(8), "big"))
+# which later exchange reservations seldom sit on each other's. Begun anew after a fork. Steps of the golden
+# ratio (Weyl's sequence) spread them evenly, at the cost of an addition.
+_GOLDEN = 0x9E3779B97F4A7C15
+_draws = count(int.from_bytes(os.urandom(8), "big"), _GOLDEN)
 
 
 def _redraw() -> None:
     global _draws
-    _draws = count(int.from_bytes(os.urandom(8), "big"))
+    _draws = count(int.from_bytes(os.urandom(8), "big"), _GOLDEN)
 
 
 os.register_at_fork(after_in_child=_redraw)
@@ -82,8 +84,8 @@ def reserve(
     if space is None:
         space = this_process()
         try:
-            plan = _plan_here(size, within, align, guard, prefer)
-        except TypeError:  # an argument that cannot be a key, or that is refused by name
+            plan = _plan_here(size, within, align, guard, prefer)  # type: ignore[arg-type]  # see below
+        except TypeError:  # an argument that is no key, or that is refused by name
             plan = _plan(space, size, within, align, guard, prefer)
     else:
         plan = _plan(space, size, within, align, guard, prefer)
@@ -92,20 +94,31 @@ def reserve(
     if together is not None:
         agreed = drive(agree(space, plan.wanted, os.urandom(16)), together)
         return _named(Reservation(space, agreed.where, agreed.outer, name, (agreed.token, 0)))
-    where, outer = _claim(space, plan, next(_draws) if seed is None else 0)
-    reservation = Reservation(space, where, outer, name)
-    return reservation if name is None else _named(reservation)
+    if seed is None:
+        draw = next(_draws)
+        if plan.slots is not None:
+            where = plan.slots.at(draw % plan.slots.total)
+            try:
+                space.reserve_at(where)
+            except Occupied:
+                pass
+            else:
+                return _named(Reservation(space, where, where, name))
+    else:
+        draw = 0
+    where, outer = _search(space, plan.wanted, draw)
+    return _named(Reservation(space, where, outer, name))
 
 
 def _named(reservation: Reservation) -> Reservation:
-    if reservation.name and isinstance(reservation.space, ProcessSpace):
+    if reservation.name is not None and isinstance(reservation.space, ProcessSpace):
         reservation.space.name(reservation.outer, SHARED_PREFIX + reservation.name)
     return reservation
 
 
 class Plan(NamedTuple):
-    """What the arguments of a call come to: a placement for each window to try, in order, and the slots of
-    the first where it need not be looked at to be known as free (else None)."""
+    """What the arguments of a call come to: a placement for each window to try, in order, and, where nobody
+    says which place in the first one, and it need not be looked at, the slots to draw from (else None)."""
 
     wanted: tuple[Placement, ...]
     slots: Slots | None
@@ -125,8 +138,9 @@ def _plan(
     windows = space.windows if within is None else (Range.parse(within, "within"),)
     wanted = tuple(Placement(bytes_wanted, window, alignment, room, prefer) for window in windows)
     outline = space.outline(windows[0])
-    quiet = within is None and not outline.occupied
-    return Plan(wanted, wanted[0].slots(outline) if quiet and not room else None)
+    slots = wanted[0].slots(outline)
+    quiet = within is None and not outline.occupied and not room and prefer == "scattered"
+    return Plan(wanted, slots if quiet and slots.total else None)
 
 
 @lru_cache(typed=True)
@@ -151,21 +165,6 @@ def _alignment(space: AddressSpace, size: int, align: SupportsIndex | str | None
     if align is None:
         return _BIG_PAGE if size >= _BIG_PAGE else space.granularity
     return max(parse_size(align, "align"), 0)
-
-
-def _claim(space: AddressSpace, plan: Plan, draw: int) -> tuple[Range, Range]:
-    """Claim a range for the first placement that has room: the range, and the same with guards."""
-    wanted, slots = plan
-    if slots is not None:
-        where = slots.choose(wanted[0].prefer, wanted[0].seed, draw)
-        if where is not None:
-            try:
-                space.reserve_at(where)
-            except Occupied:
-                draw += 1
-            else:
-                return where, where
-    return _search(space, wanted, draw)
 
 
 def _search(space: AddressSpace, wanted: Sequence[Placement], draw: int) -> tuple[Range, Range]:
@@ -200,7 +199,8 @@ def _search_window(
         else:
             return where, outer
     raise Contended(
-        f"{_ATTEMPTS} gaps for {placement} were lost to other threads, one after the other", attempts=_ATTEMPTS
+        f"{_ATTEMPTS} gaps for {placement} were lost to other threads, one after the other",
+        attempts=_ATTEMPTS,
     )
 
 
@@ -241,7 +241,9 @@ def _reserve_exactly(
 ) -> Reservation:
     page = space.granularity
     start = parse_size(at, "at")
-    wanted = Placement(parse_size(size, "size"), Range(0, 1 << 64), _alignment(space, 1, align), parse_size(guard, "guard"))
+    wanted = Placement(
+        parse_size(size, "size"), Range(0, 1 << 64), _alignment(space, 1, align), parse_size(guard, "guard")
+    )
     if start < 0 or start % page:
         raise ValueError(f"at is {start:#x}, must be a multiple of the page size, {page}")
     if start % wanted.alignment:

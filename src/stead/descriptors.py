@@ -55,7 +55,7 @@ def open_descriptor(sent: Descriptor, writable: bool) -> int:
     if sent.inherited is not None:
         passed = sent.inherited.detach()
         try:
-            return _checked(os.open(f"/proc/self/fd/{passed}", flags), sent, "what multiprocessing passed on")
+            return _open(f"/proc/self/fd/{passed}", flags, sent, "what multiprocessing passed on")
         finally:
             os.close(passed)
     if sent.boot != boot_id():
@@ -63,20 +63,29 @@ def open_descriptor(sent: Descriptor, writable: bool) -> int:
     if start_time(sent.pid) != sent.started:
         raise PeerFailed(sender, "has ended, and its shared memory can be had from it no more")
     try:
-        opened = os.open(f"/proc/{sent.pid}/fd/{sent.fd}", flags)
+        return _open(f"/proc/{sent.pid}/fd/{sent.fd}", flags, sent, sender)
     except FileNotFoundError:
         raise PeerFailed(sender, "released it before it arrived here") from None
     except PermissionError as error:
         raise PeerFailed(sender, f"may not be asked for it: {error}") from None
-    return _checked(opened, sent, sender)
 
 
-def _checked(opened: int, sent: Descriptor, sender: str) -> int:
-    found = os.fstat(opened)
-    if (found.st_dev, found.st_ino) != (sent.device, sent.inode):
+def _open(path: str, flags: int, sent: Descriptor, sender: str) -> int:
+    # Looked at before it is opened: under a number that was reused may be a pipe, whose opening waits for
+    # someone to write, or a device, whose opening does something.
+    _check(os.stat(path), sent, sender)
+    opened = os.open(path, flags)
+    try:
+        _check(os.fstat(opened), sent, sender)
+    except PeerFailed:
         os.close(opened)
-        raise PeerFailed(sender, "released it before it arrived here")
+        raise
     return opened
+
+
+def _check(found: os.stat_result, sent: Descriptor, sender: str) -> None:
+    if (found.st_dev, found.st_ino) != (sent.device, sent.inode):
+        raise PeerFailed(sender, "released it before it arrived here")
 
 
 def boot_id() -> str:

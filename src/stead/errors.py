@@ -36,19 +36,19 @@ class AddressSpaceError(Exception):
         self.__dict__.update(facts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), str(self), dict(self.__dict__))
+        return _rebuilt, (type(self), self.args, dict(self.__dict__))
 
     def __str__(self) -> str:
         return str(self.args[-1]) if self.args else ""
 
 
-def _rebuilt(kind: type[AddressSpaceError], message: str, facts: dict[str, Any]) -> AddressSpaceError:
+def _rebuilt(kind: type[AddressSpaceError], args: tuple[Any, ...], facts: dict[str, Any]) -> AddressSpaceError:
     """Every class below takes a message and its facts by name; pickle calls with positions only."""
     made = kind.__new__(kind)
     if isinstance(made, OSError):
-        OSError.__init__(made, facts.get("errno") or 0, message)
+        OSError.__init__(made, *args)  # which keeps the errno where Python code cannot set it
     else:
-        made.args = (message,)
+        made.args = args
     made.__dict__.update(facts)
     return made
 
@@ -111,9 +111,7 @@ class Unsupported(AddressSpaceError):
     found: str
 
     def __init__(self, feature: str, needs: str, found: str) -> None:
-        super().__init__(
-            f"{feature} needs {needs}; found: {found}", feature=feature, needs=needs, found=found
-        )
+        super().__init__(f"{feature} needs {needs}; found: {found}", feature=feature, needs=needs, found=found)
 
 
 class PeerFailed(AddressSpaceError):

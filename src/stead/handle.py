@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from stead import ledger
-from stead.backing import File, Part as MemoryPart, SharedMemory
+from stead.backing import File, SharedMemory
+from stead.backing import Part as MemoryPart
 from stead.claiming import claim_exactly
 from stead.descriptors import Descriptor, describe, open_descriptor
 from stead.errors import AddressSpaceError, Occupied, Unsupported
 from stead.placement import Placement
-from stead.ranges import Range
 from stead.reservation import Identity, Reservation, table_lock
 from stead.space.process import ProcessSpace, this_process
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from stead.backing import Backing
     from stead.parts import Part
+    from stead.ranges import Range
     from stead.space.protocol import Access
 
 
@@ -110,7 +111,9 @@ def _sent(part: Part, access: Access | None) -> SentPart:
     kind: Literal["shared memory", "file"] = "file" if isinstance(memory, File) else "shared memory"
     name = memory.path if isinstance(memory, File) else memory.name if isinstance(memory, SharedMemory) else ""
     allowed = part.access if access is None or part.access == "none" else access
-    return SentPart(part.range, part.length, kind, str(name), describe(part.source.fd), part.source.offset, allowed)
+    return SentPart(
+        part.range, part.length, kind, str(name), describe(part.source.fd), part.source.offset, allowed
+    )
 
 
 def _bring_up_to_date(here: Reservation, sent: tuple[SentPart, ...]) -> None:
@@ -194,7 +197,15 @@ _POOL_LOOPS = {
     ("joblib.externals.loky.process_executor", "_process_worker"),
     ("loky.process_executor", "_process_worker"),
 }
-_ON_THE_WAY = ("stead.", "multiprocessing.", "concurrent.futures.", "joblib.", "loky.", "pickle", "cloudpickle")
+_ON_THE_WAY = (
+    "stead.",
+    "multiprocessing.",
+    "concurrent.futures.",
+    "joblib.",
+    "loky.",
+    "pickle",
+    "cloudpickle",
+)
 
 
 def _in_pool_loop() -> bool:

@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stead.errors import Obstacle
     from stead.ranges import Range, RangeSet
 
@@ -51,6 +53,11 @@ class Kernel(Protocol):
 
     def mapped(self, window: Range, /) -> RangeSet:
         """What is mapped in the window, clipped to it: a hint, old by the time it is read."""
+        ...
+
+    def lost(self, window: Range, /, *, committed: bool) -> Iterator[Range]:
+        """What of a range that was ours is so no more: not mapped or, unless it is ``committed``, accessible.
+        Must get by with little memory: it is asked for at the limits."""
         ...
 
     def kept_clear(self) -> RangeSet:

@@ -14,7 +14,7 @@ from stead.errors import UnreadableMaps
 from stead.ranges import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 
 class Kind(StrEnum):
@@ -69,7 +69,7 @@ def parse(text: str) -> list[Mapping]:
     lines = text.split("\n")
     if lines.pop():
         raise UnreadableMaps(len(lines) + 1, text.rpartition("\n")[2], "it ends without a newline")
-    return list(_once(map(_parse_line, lines, range(1, len(lines) + 1))))
+    return _once(map(_parse_line, lines, range(1, len(lines) + 1)))
 
 
 def _parse_line(line: str, number: int) -> Mapping:
@@ -91,7 +91,9 @@ def mapping(
     deleted = inode != 0 and name.endswith(_DELETED)
     if deleted:
         name = name[: -len(_DELETED)]
-    return Mapping(where, permissions, offset, device, inode, name, deleted, _kind(name, permissions, inode, deleted))
+    return Mapping(
+        where, permissions, offset, device, inode, name, deleted, _kind(name, permissions, inode, deleted)
+    )
 
 
 def _kind(name: str, permissions: str, inode: int, deleted: bool) -> Kind:
@@ -103,20 +105,23 @@ def _kind(name: str, permissions: str, inode: int, deleted: bool) -> Kind:
         return Kind.VDSO
     if not inode and not name.startswith("/"):
         return Kind.SHARED_MEMORY if permissions[3] == "s" else Kind.ANONYMOUS
-    if name.startswith(("/dev/shm/", "/SYSV")) or (deleted and name.startswith(("/memfd:", "/dev/zero"))):
+    if deleted and name == "/anon_hugepage":  # MAP_ANONYMOUS | MAP_HUGETLB, which the kernel gives a file
+        return Kind.SHARED_MEMORY if permissions[3] == "s" else Kind.ANONYMOUS
+    if name.startswith(("/dev/shm/", "/SYSV", "[anon_shmem:")) or (
+        deleted and name.startswith(("/memfd:", "/dev/zero"))
+    ):
         return Kind.SHARED_MEMORY
     return Kind.FILE
 
 
-def _once(mappings: Iterable[Mapping]) -> Iterator[Mapping]:
-    """While others map, the kernel may list a range twice in a row: its old extent, then the grown one."""
-    last: Mapping | None = None
+def _once(mappings: Iterable[Mapping]) -> list[Mapping]:
+    """While others map, the kernel may list a range again: its old extent, then the one it has grown to,
+    which may take in several that were listed before."""
+    kept: list[Mapping] = []
     for each in mappings:
-        if last is not None:
-            if last.range.contains(each.range):
-                continue
-            if not each.range.contains(last.range):
-                yield last
-        last = each
-    if last is not None:
-        yield last
+        if kept and kept[-1].range.contains(each.range):
+            continue
+        while kept and each.range.contains(kept[-1].range):
+            kept.pop()
+        kept.append(each)
+    return kept

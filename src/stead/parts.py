@@ -60,6 +60,11 @@ class PartTable:
         """Parts that overlap ``where``, whole."""
         return self._parts[self._slice(where)]
 
+    def first(self, where: Range, most: int) -> list[Part]:
+        """The lowest parts that overlap ``where``, whole, at most so many."""
+        at = self._slice(where)
+        return self._parts[at.start : min(at.stop, at.start + most)]
+
     def inside(self, where: Range) -> list[Part]:
         """The pieces of parts that lie in ``where``."""
         return [each.piece(where) for each in self.overlapping(where)]
@@ -97,5 +102,6 @@ class PartTable:
 
     def _slice(self, where: Range) -> slice:
         return slice(
-            bisect_right(self._parts, where.start, key=_stop), bisect_left(self._parts, where.stop, key=_start)
+            bisect_right(self._parts, where.start, key=_stop),
+            bisect_left(self._parts, where.stop, key=_start),
         )

@@ -35,6 +35,9 @@ class Footprint:
         return Footprint(self.occupied | RangeSet([where]), self.granularity)
 
 
+_new_tuple = tuple.__new__
+
+
 class Slots(NamedTuple):
     """Ranges that fit: ``size`` bytes, in ``runs`` of a first start and a count, ``step`` bytes apart."""
 
@@ -45,19 +48,25 @@ class Slots(NamedTuple):
 
     def choose(self, prefer: Preference, seed: int, attempt: int) -> Range | None:
         """See :meth:`Placement.choose`."""
-        size, step, runs, total = self
+        total = self.total
         if not total:
             return None
         if prefer == "scattered":
             chosen = scatter(seed, attempt) % total
         else:
             chosen = 0 if prefer == "low" else total - 1
+        return self.at(chosen)
+
+    def at(self, number: int) -> Range:
+        """The range in slot ``number``, counted from the lowest."""
+        size, step, runs, total = self
         for first, count in runs:
-            if chosen < count:
-                start = first + chosen * step
-                return Range(start, start + size)
-            chosen -= count
-        raise AssertionError(total)
+            if number < count:
+                start = first + number * step
+                # Half the price of Range(start, stop), on the path of every reservation.
+                return _new_tuple(Range, (start, start + size))
+            number -= count
+        raise IndexError(f"number is {number + total}, and there are {total} slots")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +126,14 @@ class Placement:
         return Slots(size, step, tuple(runs), sum(count for _, count in runs))
 
     def nearest(self, seen: Footprint, address: int) -> Range | None:
-        """The range that fits and starts nearest to ``address``."""
-        best: Range | None = None
-        for side in (Range(0, address + self.size), Range(address, 1 << 64)):
-            if within := self.within.intersection(side):
-                prefer: Preference = "high" if side.start == 0 else "low"
-                found = Placement(self.size, within, self.alignment, self.guard, prefer).choose(seen)
-                if found and (not best or abs(found.start - address) < abs(best.start - address)):
-                    best = found
-        return best
+        """The range that fits and starts nearest to ``address``; the lower of two."""
+        slots = self.slots(seen)
+        starts = []
+        for first, count in slots.runs:
+            number = (2 * (address - first) + slots.step - 1) // (2 * slots.step)  # halves go down
+            starts.append(first + min(max(number, 0), count - 1) * slots.step)
+        best = min(starts, key=lambda start: abs(start - address), default=None)
+        return None if best is None else Range.sized(best, slots.size)
 
     def __str__(self) -> str:
         text = f"{format_size(self.size)} within {self.within}"

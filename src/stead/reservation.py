@@ -16,7 +16,7 @@ from stead import _native, ledger
 from stead.backing import ANONYMOUS, as_backing
 from stead.errors import AddressSpaceError, Obstacle, Occupied, Released, RollbackFailed
 from stead.parts import Part, PartTable
-from stead.ranges import NOTHING, Range, RangeSet, align_up
+from stead.ranges import Range, RangeSet, align_up
 from stead.sizes import parse_size
 from stead.space.protocol import Access
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 # One lock for all tables: the kernel has one for all mappings of a process anyway, and one lock can be
 # held across a fork, so that a child never finds it locked by a thread that it does not have.
 table_lock = threading.RLock()
-os.register_at_fork(before=table_lock.acquire, after_in_parent=table_lock.release, after_in_child=table_lock.release)
+os.register_at_fork(
+    before=table_lock.acquire, after_in_parent=table_lock.release, after_in_child=table_lock.release
+)
 
 # An identity says which reservation arrives in a pickle, wherever it has been: it is unique among the
 # processes of a machine, and a forked child has that of its parent for what it inherits.
@@ -46,6 +48,9 @@ def _renew_token() -> None:
 os.register_at_fork(after_in_child=_renew_token)
 
 Identity = tuple[bytes, int]
+
+# Parts that are decommitted by one system call. At the limit of mappings there is no memory for long lists.
+_BATCH = 256
 
 # Of every reservation that has nothing committed; replaced at its first commit, never changed.
 _NO_PARTS = PartTable()
@@ -81,7 +86,7 @@ class Reservation:
         self._space = space
         self._parts = _NO_PARTS
         self._leases: dict[ref[_native.Exporter], tuple[Range, bool]] = {}
-        self._lingering = NOTHING
+        self._lingering: list[Range] = []
         self._released = False
         # Not __del__: in a garbage cycle that would run while a view in the same cycle can still be touched.
         self._hold = _native.Finalizer(_give_back, space, outer)
@@ -148,11 +153,15 @@ class Reservation:
         with table_lock:
             self.check_live()
             self._check_free(where)
-            self._space.commit(where, source, access)
             if self._parts is _NO_PARTS:
                 self._parts = PartTable()
+            # The table first: should memory run out, it does so before anything has changed.
             self._parts.put(Part(where, length, backing, source, access))
-            self._lingering = _minus(self._lingering, where)
+            try:
+                self._space.commit(where, source, access)
+            except BaseException:
+                self._parts.cut(where)
+                raise
             self.generation += 1
             return self._lease(Range.sized(where.start, length), "w" in access)
 
@@ -244,29 +253,45 @@ class Reservation:
         where, _ = self._locate(offset, size)
         with table_lock:
             self.check_live()
-            affected = self._parts.overlapping(where)
-            if not affected:
+            if not self._parts.first(where, 1):
                 return
             self._check_no_views(where, "decommit")
-            for part in affected:
-                for edge in (where.start, where.stop):
+            for edge in where:
+                for part in self._parts.overlapping(Range(edge - 1, edge + 1)):
                     if part.range.start < edge < part.range.stop and edge % part.source.granularity:
-                        raise ValueError(
-                            f"cannot cut {part.range} at {edge:#x}: it has pages of {part.source.granularity} bytes"
-                        )
-            inaccessible = self._space.decommit(where)
-            self._parts.cut(where)
-            self.generation += 1
-            self._lingering = self._lingering | RangeSet([where]) if not inaccessible else self._swept(where)
+                        pages = part.source.granularity
+                        raise ValueError(f"cannot cut {part.range} at {edge:#x}: its pages have {pages} bytes")
+            start = where.start
+            while batch := self._parts.first(Range(start, where.stop), _BATCH):
+                stop = where.stop if len(batch) < _BATCH else min(batch[-1].range.stop, where.stop)
+                self._decommit(Range(start, stop))
+                start = stop
+                if start == where.stop:
+                    break
 
-    def _swept(self, done: Range) -> RangeSet:
-        """Make inaccessible what the limit of mappings left accessible before; what remains of it."""
-        left = _minus(self._lingering, done)
-        for each in left:
-            if not self._space.decommit(each):
-                break
-            left = _minus(left, each)
-        return left
+    def _decommit(self, where: Range) -> None:
+        taken = self._parts.inside(where)
+        # The table first: should memory run out, it does so before anything has changed.
+        self._parts.cut(where)
+        try:
+            inaccessible = self._space.decommit(where)
+        except BaseException:
+            for part in taken:
+                self._parts.put(part)
+            raise
+        self.generation += 1
+        if inaccessible:
+            self._sweep()
+        else:
+            self._lingering.append(where)
+
+    def _sweep(self) -> None:
+        """Make inaccessible what the limit of mappings left accessible before, as far as it lets us now."""
+        while self._lingering:
+            for hole in list(self._parts.holes(self._lingering[-1])):
+                if not self._space.decommit(hole):
+                    return
+            self._lingering.pop()
 
     # ---- the end ----
 
@@ -304,7 +329,7 @@ class Reservation:
     def _lease(self, where: Range, writable: bool) -> memoryview:
         view = self._space.view(where, writable, self._hold)
         leases = self._leases
-        leases[ref(view.obj, leases.pop)] = (where, writable)  # type: ignore[arg-type, type-var]
+        leases[ref(view.obj, leases.pop)] = (where, writable)  # type: ignore[arg-type]
         return view
 
     def _check_no_views(self, where: Range, doing: str, *, writable_only: bool = False) -> None:
@@ -366,12 +391,6 @@ class Reservation:
 def _give_back(space: MemorySpace, outer: Range) -> None:
     space.release(outer)
     ledger.leave(outer.start)
-
-
-def _minus(ranges: RangeSet, where: Range) -> RangeSet:
-    if not ranges:
-        return ranges
-    return RangeSet(part for each in ranges for part in RangeSet([where]).gaps(each))
 
 
 def _check_access(access: str) -> None:

@@ -14,8 +14,9 @@ for _power, _letter in enumerate("kmgtpe", start=1):
     _UNITS[f"{_letter}ib"] = 1024**_power
     _UNITS[f"{_letter}b"] = 1000**_power
 
-_WRITTEN = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", re.ASCII)
-_HEX = re.compile(r"\s*0[xX]([0-9a-fA-F_]+)\s*", re.ASCII)
+# Bounded: Python refuses to convert thousands of digits, with an error that names no argument.
+_WRITTEN = re.compile(r"\s*([0-9][0-9_]{0,99}(?:\.[0-9]{1,99})?)\s*([A-Za-z]*)\s*", re.ASCII)
+_HEX = re.compile(r"\s*0[xX]([0-9a-fA-F][0-9a-fA-F_]*)\s*", re.ASCII)
 
 
 def parse_size(value: SupportsIndex | str, argument: str) -> int:
@@ -43,7 +44,9 @@ def _parse_text(text: str, argument: str) -> int:
         raise ValueError(f"{argument} is {text!r}, must be {type_of_size}")
     unit = _UNITS.get(written[2].lower())
     if unit is None:
-        raise ValueError(f"{argument} is {text!r}: unknown unit {written[2]!r}; write B, KiB, MiB, GiB, TiB or PiB")
+        raise ValueError(
+            f"{argument} is {text!r}: unknown unit {written[2]!r}; write B, KiB, MiB, GiB, TiB or PiB"
+        )
     size = Fraction(written[1].replace("_", "")) * unit
     if size.denominator != 1:
         raise ValueError(f"{argument} is {text!r}, which is no whole number of bytes")
@@ -56,5 +59,6 @@ def format_size(size: int) -> str:
         if size >= 1024**power or power == 0:
             amount = size / 1024**power
             digits = 0 if amount >= 100 or size % 1024**power == 0 else 1 if amount >= 10 else 2
-            return f"{amount:.{digits}f} {unit}"
+            text = f"{amount:.{digits}f}"
+            return f"{text.rstrip('0').rstrip('.') if digits else text} {unit}"
     raise AssertionError(size)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stead import _native, ledger, maps
-from stead.errors import Obstacle
+from stead.errors import Obstacle, Unsupported
 from stead.maps import Kind, Mapping
 from stead.ranges import Range, RangeSet
 
@@ -59,9 +59,7 @@ def snapshot(pid: int | None = None) -> Snapshot:
     own = pid is None or pid == os.getpid()
     number = os.getpid() if pid is None else pid
     found = read_mappings(pid)
-    return Snapshot(
-        number, title(number), time.time(), os.sysconf("SC_PAGESIZE"), tuple(_mark_ours(found, own))
-    )
+    return Snapshot(number, title(number), time.time(), os.sysconf("SC_PAGESIZE"), tuple(_mark_ours(found, own)))
 
 
 def title(pid: int) -> str:
@@ -76,50 +74,78 @@ def title(pid: int) -> str:
 def read_mappings(pid: int | None = None) -> list[Mapping]:
     """All mappings, from the text."""
     try:
-        with open(f"/proc/{'self' if pid is None else pid}/maps", "rb") as file:
+        with open(_open_maps(pid), "rb") as file:
             return maps.parse(os.fsdecode(file.read()))
+    except ProcessLookupError:
+        raise _missing(pid) from None
+
+
+def _open_maps(pid: int | None) -> int:
+    """A descriptor of the file, which belongs to the process that opened it: a fork would look at its parent."""
+    try:
+        return os.open(f"/proc/{'self' if pid is None else pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
-        raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}") from None
+        raise _missing(pid) from None
     except PermissionError:
         raise PermissionError(errno.EACCES, f"not allowed to look at process {pid}") from None
 
 
+def _missing(pid: int | None) -> ProcessLookupError:
+    missing = "no /proc to look into" if pid is None else f"no process {pid}"
+    return ProcessLookupError(errno.ESRCH, f"there is {missing}")
+
+
 def mappings_within(window: Range, pid: int | None = None) -> list[Mapping]:
-    """The mappings that overlap ``window``, whole: by PROCMAP_QUERY, or from the text where there is none."""
-    found = query_mappings(window, pid)
-    if found is None:
-        found = [each for each in read_mappings(pid) if each.range.overlaps(window)]
-    return found
+    """The mappings that overlap ``window``, whole."""
+    return list(each_mapping_within(window, pid))
+
+
+def each_mapping_within(window: Range, pid: int | None = None) -> Iterator[Mapping]:
+    """The mappings that overlap ``window``, one by one: by PROCMAP_QUERY, or from the text where it does not do."""
+    reached = window.start
+    try:
+        for each in _query(window, pid):
+            yield each
+            reached = each.range.stop
+    except Unsupported:
+        rest = Range(reached, window.stop)
+        yield from (each for each in read_mappings(pid) if each.range.overlaps(rest))
 
 
 def query_mappings(window: Range, pid: int | None = None) -> list[Mapping] | None:
-    """The mappings that overlap ``window``, by PROCMAP_QUERY; None on a kernel that has it not."""
-    # Opened afresh: the descriptor belongs to the process that opened it, and a fork would look at
-    # its parent. Looking is not the hot path.
-    descriptor = os.open(f"/proc/{'self' if pid is None else pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+    """The mappings that overlap ``window``, by PROCMAP_QUERY alone; None where it does not do."""
     try:
-        found = []
+        return list(_query(window, pid))
+    except Unsupported:
+        return None
+
+
+# The kernel has no query; a process without memory, or gone; a path longer than PATH_MAX.
+_ASK_THE_TEXT = (-errno.ENOTTY, -errno.EINVAL, -errno.ESRCH, -errno.ENAMETOOLONG)
+
+
+def _query(window: Range, pid: int | None) -> Iterator[Mapping]:
+    # Opened afresh each time: looking is not the hot path.
+    descriptor = _open_maps(pid)
+    try:
         address = window.start
         while address < window.stop:
             answer = _native.query(descriptor, address)
             if isinstance(answer, int):
-                if answer == -errno.ENOENT:
-                    break
-                if answer in (-errno.ENOTTY, -errno.EINVAL):
-                    return None
-                if answer == -errno.ESRCH:
-                    raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}")
                 if answer == -errno.EINTR:
                     continue
+                if answer == -errno.ENOENT:
+                    return
+                if answer in _ASK_THE_TEXT:
+                    raise Unsupported("PROCMAP_QUERY", "Linux 6.11 or later", os.strerror(-answer))
                 raise OSError(-answer, os.strerror(-answer))
             start, stop, flags, offset, inode, major, minor, name = answer
             if start >= window.stop:
-                break
+                return
             where = Range(start, stop)
             permissions = _permissions(flags)
-            found.append(maps.mapping(where, permissions, offset, (major, minor), inode, os.fsdecode(name)))
+            yield maps.mapping(where, permissions, offset, (major, minor), inode, os.fsdecode(name))
             address = stop
-        return found
     finally:
         os.close(descriptor)
 

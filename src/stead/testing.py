@@ -31,14 +31,17 @@ __all__ = ["CHECKS", "MEMORY_CHECKS", "Manner", "SimulatedKernel", "SimulatedSpa
 def check_address_space(make: Callable[[], AddressSpace], *, leave_out: Collection[str] = ()) -> list[str]:
     """Run every check on a space from ``make``, a fresh one for each; the names of the checks that ran.
 
-    A space that has a ``commit`` is checked as a MemorySpace, too. ``leave_out``: names of checks that a weaker
-    space does not pass, said openly. Raises AssertionError that names the check, ValueError for an unknown name.
+    A space that has a ``commit`` is checked as a MemorySpace, too. ``leave_out``: names of checks that a
+    weaker space does not pass, said openly. Raises AssertionError that names the check, ValueError for an
+    unknown name.
     """
     checks = {each.__name__.replace("_", " "): each for each in CHECKS}
     if hasattr(make(), "commit"):
         checks |= {each.__name__.replace("_", " "): each for each in MEMORY_CHECKS}  # type: ignore[misc]
     if unknown := set(leave_out) - set(checks):
-        raise ValueError(f"leave_out is {sorted(leave_out)}: there is no check called {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"leave_out is {sorted(leave_out)}: there is no check called {', '.join(sorted(unknown))}"
+        )
     ran = []
     for name, check in checks.items():
         if name not in leave_out:
@@ -186,9 +189,7 @@ def an_outline_is_part_of_the_footprint(space: AddressSpace) -> None:
     window = space.windows[-1]
     outline, footprint = space.outline(window), space.footprint(window)
     assert outline.granularity == footprint.granularity == space.granularity
-    assert not any(
-        gap for part in outline.occupied.overlapping(window) for gap in footprint.occupied.gaps(part)
-    )
+    assert not any(gap for part in outline.occupied.overlapping(window) for gap in footprint.occupied.gaps(part))
 
 
 def identity_is_stable_and_hashable(space: AddressSpace) -> None:

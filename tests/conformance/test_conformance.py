@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +10,9 @@ import stead
 from stead.ranges import Range
 from stead.space.process import ProcessSpace
 from stead.testing import CHECKS, MEMORY_CHECKS, Manner, SimulatedSpace, check_address_space
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Contents of a simulated space are borrowed from this process, at other addresses.
 NOT_SIMULATED = {"memory is at its address", "access is what was asked for"}

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from stead import _native
 from stead.kernel import Limits
 from stead.ranges import Range, RangeSet, align_up
-from stead.snapshot import mappings_within, obstacle
+from stead.snapshot import each_mapping_within, mappings_within, obstacle
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stead.errors import Obstacle
 
 _PAGE = os.sysconf("SC_PAGESIZE")
@@ -60,6 +62,17 @@ class LiveKernel:
         found = RangeSet(each.range for each in mappings_within(window))
         return RangeSet(found.overlapping(window))
 
+    def lost(self, window: Range, *, committed: bool) -> Iterator[Range]:
+        start = window.start
+        for each in each_mapping_within(window):
+            if not committed and each.permissions[:3] != "---":
+                continue
+            if start < each.range.start:
+                yield Range(start, each.range.start)
+            start = each.range.stop
+        if start < window.stop:
+            yield Range(start, window.stop)
+
     def obstacle(self, where: Range) -> Obstacle | None:
         return obstacle(where)
 
@@ -78,8 +91,10 @@ class LiveKernel:
         mappings = 0
         address_space = data = 0
         try:
-            with open("/proc/self/maps", "rb") as file:
-                mappings = file.read().count(b"\n")
+            with open("/proc/self/maps", "rb", buffering=0) as raw:
+                # In small pieces: at the limit of mappings there is no memory for the whole of it.
+                while piece := raw.read(4096):
+                    mappings += piece.count(b"\n")
             with open("/proc/self/status") as file:
                 for line in file:
                     if line.startswith("VmSize:"):

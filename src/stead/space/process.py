@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from stead.features import probe_manner, probe_usable
 from stead.kernel import Manner
 from stead.placement import Footprint, quiet_windows
 from stead.ranges import NOTHING, Range, RangeSet
+from stead.space.headroom import MAPPINGS, Headroom
 from stead.space.live import LiveKernel
 from stead.space.refusal import refusal
 
@@ -41,6 +43,7 @@ class ProcessSpace:
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel: Kernel = kernel if kernel is not None else LiveKernel()
         self.granularity = self._kernel.page_size
+        self._headroom = Headroom(self._kernel)
 
     # ---- what is known ----
 
@@ -127,16 +130,21 @@ class ProcessSpace:
     def commit(self, where: Range, source: Source, access: Access) -> None:
         for number, what in ((where.start, "address"), (where.size, "size"), (source.offset, "offset")):
             if number % source.granularity:
-                raise ValueError(f"{what} is {number:#x}, must be a multiple of {source.granularity:#x} for this backing")
+                raise ValueError(
+                    f"{what} is {number:#x}, must be a multiple of {source.granularity:#x} for this backing"
+                )
+        if not self._headroom.take():
+            raise self._too_many_mappings(where)
         got = self._kernel.place(
             where.start, where.size, PROTECTION[access], source.flags, source.fd, source.offset
         )
         if got < 0:
+            leaked = self._take_back(where, committed=False)
             error = self._refusal(-got, "commit", where, accessible=True)
             if source.flags & _native.MAP_HUGETLB and got == -errno.ENOMEM:
                 text = f"cannot commit {where}: the pool of explicit huge pages has too few (vm.nr_hugepages)"
                 error = LimitReached(text, "vm.nr_hugepages")
-            if leaked := self._close_holes(where):
+            if leaked:
                 raise self._lost(leaked) from error
             raise error
         for advice in source.advice:
@@ -145,10 +153,11 @@ class ProcessSpace:
                 self.decommit(where)
                 raise Unsupported("huge='transparent'", "a mapping that can have huge pages", os.strerror(-got))
 
-    def _close_holes(self, where: Range) -> list[Range]:
+    def _take_back(self, where: Range, *, committed: bool) -> list[Range]:
         """After a failed replacement: a kernel before 6.12 may have taken the old mapping away before the
-        new one failed. Take it back before anyone else does; the answer is what others were quicker to."""
-        return [gap for gap in self._kernel.mapped(where).gaps(where) if not self._reclaimed(gap)]
+        new one failed. Take it back before anyone else does; the answer is what others were quicker to
+        (save for inaccessible mappings of theirs, which look like ours)."""
+        return [each for each in self._kernel.lost(where, committed=committed) if not self._reclaimed(each)]
 
     def _lost(self, leaked: list[Range]) -> RollbackFailed:
         return RollbackFailed(f"lost to others, out of a reservation: {', '.join(map(str, leaked))}", leaked)
@@ -168,10 +177,13 @@ class ProcessSpace:
             return True
         if got != -errno.ENOMEM:
             raise self._refusal(-got, "decommit", where)
-        # At the limit of mappings even this is refused, since it may split one. Drop the contents, which
-        # needs no mapping; then take the access away, which needs none where the edges are edges already.
-        if leaked := self._close_holes(where):
+        # At the limit of mappings even this is refused, since it may split one: that is what the headroom
+        # is for. Without any: drop the contents, which needs no mapping; then take the access away, which
+        # needs none where the edges are edges already.
+        if leaked := self._take_back(where, committed=True):
             raise self._lost(leaked)
+        if self._headroom.give():
+            return self.decommit(where)
         self._kernel.advise(start, size, _native.MADV_DONTNEED)
         return self._kernel.protect(start, size, _native.PROT_NONE) == 0
 
@@ -189,7 +201,14 @@ class ProcessSpace:
         return memoryview(_native.Exporter(where.start, where.size, not writable, owner))
 
     def _refusal(self, number: int, doing: str, where: Range, *, accessible: bool = False) -> Exception:
-        return refusal(number, doing, where, self.usable, self._kernel.limits(), accessible=accessible)
+        given = self._headroom.give() if number == errno.ENOMEM else 0
+        limits = self._kernel.limits()
+        limits = replace(limits, mappings=limits.mappings + given)
+        return refusal(number, doing, where, self.usable, limits, accessible=accessible)
+
+    def _too_many_mappings(self, where: Range) -> LimitReached:
+        text = f"cannot commit {where}: fewer than {MAPPINGS} mappings are left of vm.max_map_count"
+        return LimitReached(text, "max_map_count")
 
 
 _this: ProcessSpace | None = None

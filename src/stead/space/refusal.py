@@ -29,7 +29,7 @@ def refusal(
         text = f"{place}: addresses end at {usable.stop:#x} here"
         return LimitReached(text, "VA width", number)
     if number == errno.ENOMEM:
-        return _out_of_memory(place, where, limits, accessible)
+        return _out_of_memory(place, where, limits, doing == "claim", accessible)
     if number == errno.EPERM and where.start < usable.start:
         text = f"{place}: below {usable.start:#x} only a privileged process may map (vm.mmap_min_addr)"
         return LimitReached(text, "mmap_min_addr", number)
@@ -42,11 +42,13 @@ def refusal(
     return AddressSpaceError(f"{place}: {os.strerror(number)}", errno=number)
 
 
-def _out_of_memory(place: str, where: Range, limits: Limits, accessible: bool) -> LimitReached:
-    if limits.max_address_space is not None and limits.address_space + where.size > limits.max_address_space:
+def _out_of_memory(place: str, where: Range, limits: Limits, new: bool, accessible: bool) -> LimitReached:
+    # What happens inside addresses that are held takes no more of them.
+    most = limits.max_address_space
+    if new and most is not None and limits.address_space + where.size > most:
         return LimitReached(
             f"{place}: this process has {format_size(limits.address_space)} of addresses, and RLIMIT_AS "
-            f"(ulimit -v) is {format_size(limits.max_address_space)}",
+            f"(ulimit -v) is {format_size(most)}",
             "RLIMIT_AS",
         )
     # The kernel lets the count pass the limit by one, or refuses two below it, by what it would split.

@@ -7,8 +7,9 @@ views hold real bytes.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from stead import _native
@@ -58,8 +59,8 @@ class SimulatedKernel:
         manner: Manner | str = Manner.EXACT,
         occupied: Iterable[Range | tuple[int, int]] = (),
         kept_clear: Iterable[tuple[int, int]] = (),
-        intrusions: Intrusions | Callable[[int], Iterable[Range]] = {},
-        failures: Mapping[int, int] = {},
+        intrusions: Intrusions | Callable[[int], Iterable[Range]] = MappingProxyType({}),
+        failures: Mapping[int, int] = MappingProxyType({}),
         max_mappings: int | None = 65530,
         max_address_space: int | None = None,
         failed_place_leaves_hole: bool = False,
@@ -98,9 +99,7 @@ class SimulatedKernel:
         where = Range.sized(align_down(address, self.page_size), size)
         free = where.start >= self.min_address and where.stop <= self.top and not self._overlapping(where)
         if not free:
-            gaps = [
-                each for each in self._occupied.gaps(Range(self.min_address, self.top)) if each.size >= size
-            ]
+            gaps = [each for each in self._occupied.gaps(Range(self.min_address, self.top)) if each.size >= size]
             if not gaps:
                 return -errno.ENOMEM
             where = Range(gaps[-1].stop - size, gaps[-1].stop)
@@ -148,6 +147,10 @@ class SimulatedKernel:
 
     def mapped(self, window: Range, /) -> RangeSet:
         return RangeSet(self._occupied.overlapping(window))
+
+    def lost(self, window: Range, /, *, committed: bool) -> Iterator[Range]:
+        ours = RangeSet(each.range for each in self.table if committed or each.protection == _native.PROT_NONE)
+        return ours.gaps(window)
 
     def obstacle(self, where: Range, /) -> Obstacle | None:
         for each in self._overlapping(where):
@@ -245,9 +248,10 @@ class _Loan:
     def __init__(self, source: Source, size: int, access: Access) -> None:
         self._size = size
         self.start = _native.hint(0, size)
-        if self.start < 0 or _native.place(
-            self.start, size, PROTECTION[access], source.flags, source.fd, source.offset
-        ) < 0:
+        if (
+            self.start < 0
+            or _native.place(self.start, size, PROTECTION[access], source.flags, source.fd, source.offset) < 0
+        ):
             raise MemoryError(f"no {size} bytes to stand in for simulated memory")
 
     def __del__(self) -> None:
