@@ -101,7 +101,7 @@ def mappings_within(window: Range, pid: int | None = None) -> list[Mapping]:
 
 
 def each_mapping_within(window: Range, pid: int | None = None) -> Iterator[Mapping]:
-    """The mappings that overlap ``window``, one by one: by PROCMAP_QUERY, or from the text where it does not do."""
+    """The mappings that overlap ``window``, one by one: by PROCMAP_QUERY, or from the text where that fails."""
     reached = window.start
     try:
         for each in _query(window, pid):

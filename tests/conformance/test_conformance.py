@@ -26,7 +26,7 @@ def test_this_process_passes_every_check() -> None:
 class _Hinting(ProcessSpace):
     """The live kernel, used as if it ignored the flag: hint, compare, unmap."""
 
-    manner = Manner.IGNORED  # type: ignore[assignment]  # a probed property there
+    manner = Manner.IGNORED
 
 
 def test_this_process_passes_every_check_the_old_way() -> None:
@@ -72,7 +72,7 @@ def test_the_kit_finds_what_is_wrong() -> None:
 
     class Lies(SimulatedSpace):
         @property
-        def windows(self) -> tuple[Range, ...]:  # type: ignore[override]  # a cached property there
+        def windows(self) -> tuple[Range, ...]:
             return (Range(0, 2**60),)
 
     for broken in (Clobbers, Leaks, Forgets, Lies):

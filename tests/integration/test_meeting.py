@@ -37,7 +37,7 @@ def shared() -> Iterator[stead.Reservation]:
 @contextmanager
 def worker(target: Any, *arguments: Any, method: str = "spawn") -> Iterator[Any]:
     """A running worker and the connection to it."""
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     here, there = context.Pipe()
     process = context.Process(target=target, args=(there, *arguments))
     process.start()
@@ -54,7 +54,7 @@ def worker(target: Any, *arguments: Any, method: str = "spawn") -> Iterator[Any]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_process_gets_it_as_an_argument(shared: stead.Reservation, method: str) -> None:
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     here, there = context.Pipe()
     process = context.Process(target=workers.read_and_write, args=(shared, there))
     process.start()
@@ -179,7 +179,7 @@ def test_a_sender_that_is_gone_is_told() -> None:
 
 
 def _address_in(data: bytes) -> Any:
-    seen = []
+    seen: list[Any] = []
 
     class Reader(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -259,7 +259,7 @@ def test_a_worker_that_dies_in_the_middle_leaves_nothing_held() -> None:
     before = stead.snapshot().occupied
     context = multiprocessing.get_context("spawn")
     ends = [context.Pipe() for _ in range(2)]
-    targets = [workers.leave_in_the_middle, workers.reserve_together]
+    targets: list[Any] = [workers.leave_in_the_middle, workers.reserve_together]
     processes = [
         context.Process(target=targets[0], args=(ends[0][1], 1 << 40)),
         context.Process(target=targets[1], args=(ends[1][1], 1 << 40, None)),

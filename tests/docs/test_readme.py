@@ -1,0 +1,50 @@
+"""The examples in the README and the docs run, as they are printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def example(path: Path) -> str:
+    found = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    assert found, f"{path} has no example"
+    return str(found[0])
+
+
+def test_the_readme_example_runs_and_prints_what_it_says(tmp_path: Path) -> None:
+    code = example(ROOT / "README.md")
+    assert len(code.strip().splitlines()) <= 15
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == "b'hello'\n"
+
+
+def test_claiming_together_as_documented(tmp_path: Path) -> None:
+    parent, worker = re.findall(r"^r = (.*)$", example(ROOT / "docs/backings.md"), re.MULTILINE)
+    script = tmp_path / "example.py"
+    script.write_text(f"""\
+import multiprocessing, stead
+
+def work(connection):
+    r = {worker}
+    connection.send(r.range)
+
+if __name__ == "__main__":
+    here, there = multiprocessing.Pipe()
+    connections = [here]
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(there,))
+    process.start()
+    r = {parent}
+    print(here.recv() == r.range)
+    process.join()
+""")
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == "True\n"
