@@ -84,29 +84,30 @@ def reserve(
     if space is None:
         space = this_process()
         try:
-            plan = _plan_here(size, within, align, guard, prefer)  # type: ignore[arg-type]  # see below
+            planned = _plan_here(size, within, align, guard, prefer)  # type: ignore[arg-type]  # see below
         except TypeError:  # an argument that is no key, or that is refused by name
-            plan = _plan(space, size, within, align, guard, prefer)
+            planned = plan(space, size, within, align, guard, prefer)
     else:
-        plan = _plan(space, size, within, align, guard, prefer)
+        planned = plan(space, size, within, align, guard, prefer)
     if seed is not None:
-        plan = _seeded(plan, seed)
+        planned = _seeded(planned, seed)
     if together is not None:
-        agreed = drive(agree(space, plan.wanted, os.urandom(16)), together)
+        agreed = drive(agree(space, planned.wanted, os.urandom(16)), together)
         return _named(Reservation(space, agreed.where, agreed.outer, name, (agreed.token, 0)))
+    draw = 0
     if seed is None:
         draw = next(_draws)
-        if plan.slots is not None:
-            where = plan.slots.at(draw % plan.slots.total)
+        slots = planned.slots
+        if slots is not None:
+            where = slots.at(draw % slots.total)
             try:
                 space.reserve_at(where)
             except Occupied:
                 pass
             else:
-                return _named(Reservation(space, where, where, name))
-    else:
-        draw = 0
-    where, outer = _search(space, plan.wanted, draw)
+                reservation = Reservation(space, where, where, name)
+                return reservation if name is None else _named(reservation)
+    where, outer = _search(space, planned.wanted, draw)
     return _named(Reservation(space, where, outer, name))
 
 
@@ -124,7 +125,7 @@ class Plan(NamedTuple):
     slots: Slots | None
 
 
-def _plan(
+def plan(
     space: AddressSpace,
     size: SupportsIndex | str,
     within: Range | tuple[SupportsIndex | str, SupportsIndex | str] | str | None,
@@ -132,6 +133,7 @@ def _plan(
     guard: SupportsIndex | str,
     prefer: Preference,
 ) -> Plan:
+    """What :func:`reserve` does with these arguments in ``space``, before it claims anything."""
     bytes_wanted = parse_size(size, "size")
     alignment = _alignment(space, bytes_wanted, align)
     room = parse_size(guard, "guard")
@@ -152,7 +154,7 @@ def _plan_here(
     prefer: Preference,
 ) -> Plan:
     """The plan in this process, worked out once for equal arguments."""
-    return _plan(this_process(), size, within, align, guard, prefer)
+    return plan(this_process(), size, within, align, guard, prefer)
 
 
 def _seeded(plan: Plan, seed: int) -> Plan:

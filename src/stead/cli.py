@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import functools
 import json
-import resource
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stead.claiming import _plan
+from stead.claiming import plan
 from stead.demo.texts import NoText
 from stead.demo.workers import WorkerFailed
 from stead.errors import AddressSpaceError
@@ -23,7 +22,7 @@ from stead.placement import Footprint
 from stead.ranges import Range, RangeSet
 from stead.sizes import parse_size
 from stead.snapshot import snapshot
-from stead.space.live import _HEAP_ROOM, _STACK_GUARD_GAP, _UNLIMITED_STACK
+from stead.space.live import heap_room, stack_room
 from stead.space.process import this_process
 
 if TYPE_CHECKING:
@@ -226,7 +225,7 @@ def find(
     prefer: Preference,
     as_json: bool,
 ) -> None:
-    wanted = _plan(this_process(), size, within, align, guard, prefer).wanted
+    wanted = plan(this_process(), size, within, align, guard, prefer).wanted
     taken = snapshot(pid)
     if not taken.mappings:
         raise ProcessLookupError(0, f"process {taken.pid} ({taken.title}) has no address space")
@@ -318,19 +317,10 @@ def _growth(taken: Snapshot) -> list[tuple[Range, str]]:
     rooms = []
     for each in taken.mappings:
         if each.kind is Kind.HEAP:
-            rooms.append((Range.sized(each.range.stop, _HEAP_ROOM), "for the heap to grow"))
+            rooms.append((heap_room(each.range.stop), "for the heap to grow"))
         elif each.name == "[stack]":
-            room = _stack_limit(taken.pid) + _STACK_GUARD_GAP
-            rooms.append((Range(max(each.range.stop - room, 0), each.range.stop), "for the stack to grow"))
+            rooms.append((stack_room(each.range.stop, taken.pid), "for the stack to grow"))
     return rooms
-
-
-def _stack_limit(pid: int) -> int:
-    try:
-        soft = resource.prlimit(pid, resource.RLIMIT_STACK)[0]
-    except OSError:  # of another user; most have what we have
-        soft = resource.getrlimit(resource.RLIMIT_STACK)[0]
-    return _UNLIMITED_STACK if soft == resource.RLIM_INFINITY else soft
 
 
 def _finding_to_json(found: Finding) -> dict[str, Any]:

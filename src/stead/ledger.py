@@ -25,26 +25,19 @@ class Held(Protocol):
         """The range with its guards."""
 
 
-_held: dict[int, ref[Held]] = {}
-
-
-def enter(start: int, held: ref[Held]) -> None:
-    _held[start] = held
-
-
-def leave(start: int) -> None:
-    _held.pop(start, None)
+# By the first address, the guard's included. Reservations write here themselves: this is on the path of each.
+held: dict[int, ref[Held]] = {}
 
 
 def at(start: int) -> Held | None:
     """What begins at ``start``, its guard included."""
-    found = _held.get(start)
+    found = held.get(start)
     return found() if found else None
 
 
 def within(where: Range) -> Iterator[Held]:
     """What overlaps ``where``, in no order."""
-    for each in list(_held.values()):
-        held = each()
-        if held is not None and held.outer.overlaps(where):
-            yield held
+    for each in list(held.values()):
+        found = each()
+        if found is not None and found.outer.overlaps(where):
+            yield found

@@ -86,11 +86,11 @@ class Reservation:
         self._space = space
         self._parts = _NO_PARTS
         self._leases: dict[ref[_native.Exporter], tuple[Range, bool]] = {}
-        self._lingering: list[Range] = []
+        self._lingering: list[Range] | None = None
         self._released = False
         # Not __del__: in a garbage cycle that would run while a view in the same cycle can still be touched.
         self._hold = _native.Finalizer(_give_back, space, outer)
-        ledger.enter(outer.start, ref(self))
+        ledger.held[outer.start] = ref(self)
 
     # ---- what it is ----
 
@@ -280,18 +280,18 @@ class Reservation:
                 self._parts.put(part)
             raise
         self.generation += 1
-        if inaccessible:
-            self._sweep()
-        else:
-            self._lingering.append(where)
+        if not inaccessible:
+            self._lingering = [*(self._lingering or ()), where]
+        elif self._lingering:
+            self._sweep(self._lingering)
 
-    def _sweep(self) -> None:
+    def _sweep(self, lingering: list[Range]) -> None:
         """Make inaccessible what the limit of mappings left accessible before, as far as it lets us now."""
-        while self._lingering:
-            for hole in list(self._parts.holes(self._lingering[-1])):
+        while lingering:
+            for hole in list(self._parts.holes(lingering[-1])):
                 if not self._space.decommit(hole):
                     return
-            self._lingering.pop()
+            lingering.pop()
 
     # ---- the end ----
 
@@ -307,7 +307,7 @@ class Reservation:
             self._released = True
             self._hold.cancel()
             self._parts = _NO_PARTS
-            ledger.leave(self.outer.start)
+            ledger.held.pop(self.outer.start, None)
 
     def __enter__(self) -> Self:
         self.check_live()
@@ -390,7 +390,7 @@ class Reservation:
 
 def _give_back(space: MemorySpace, outer: Range) -> None:
     space.release(outer)
-    ledger.leave(outer.start)
+    ledger.held.pop(outer.start, None)
 
 
 def _check_access(access: str) -> None:

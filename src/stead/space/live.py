@@ -34,6 +34,22 @@ def _read_number(path: str) -> int | None:
         return None
 
 
+def heap_room(end: int) -> Range:
+    """What a heap that ends at ``end`` may grow into."""
+    return Range.sized(align_up(end, _PAGE), _HEAP_ROOM)
+
+
+def stack_room(start: int, pid: int = 0) -> Range:
+    """What the stack that began at ``start`` may grow into, itself included: by RLIMIT_STACK of process ``pid``
+    (0: this one; ours, where we may not ask) and the guard gap."""
+    try:
+        soft = resource.prlimit(pid, resource.RLIMIT_STACK)[0]
+    except OSError:
+        soft = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    growth = _UNLIMITED_STACK if soft == resource.RLIM_INFINITY else soft
+    return Range(max(start - growth - _STACK_GUARD_GAP, 0) // _PAGE * _PAGE, align_up(start, _PAGE))
+
+
 def _soft_limit(which: int) -> int | None:
     soft = resource.getrlimit(which)[0]
     return None if soft == resource.RLIM_INFINITY else soft
@@ -78,13 +94,10 @@ class LiveKernel:
 
     def kept_clear(self) -> RangeSet:
         rooms = []
-        heap = align_up(_native.program_break(), _PAGE)
-        if heap > 0:
-            rooms.append(Range.sized(heap, _HEAP_ROOM))
+        if (end := _native.program_break()) > 0:
+            rooms.append(heap_room(end))
         if self._stack:
-            growth = _soft_limit(resource.RLIMIT_STACK)
-            room = (_UNLIMITED_STACK if growth is None else growth) + _STACK_GUARD_GAP
-            rooms.append(Range(max(self._stack - room, 0) // _PAGE * _PAGE, align_up(self._stack, _PAGE)))
+            rooms.append(stack_room(self._stack))
         return RangeSet(rooms)
 
     def limits(self) -> Limits:
