@@ -13,9 +13,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 ALL_PYTHONS = ["3.11", "3.12", "3.13"]
 
 # Interpreters that pyenv has installed are found only where it puts them.
-for folder in sorted(
-    Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.1[1-9]*/bin")
-):
+for folder in sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.1[1-9]*/bin")):
     os.environ["PATH"] += os.pathsep + str(folder)
 
 

@@ -16,7 +16,11 @@ COLUMNS = 80
 environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
 environment.pop("NO_COLOR", None)
 done = subprocess.run(
-    [sys.executable, "-m", "stead", "demo", "--no-progress"], env=environment, capture_output=True, text=True, check=True
+    [sys.executable, "-m", "stead", "demo", "--no-progress"],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
 )
 # The folder is this machine's own business.
 shown = re.sub(r"/\S*/lib/", "/usr/lib/", done.stdout).rstrip()

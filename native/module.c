@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <sys/mman.h>
 
 #include "mapping.h"
@@ -51,8 +52,22 @@ static int int_arg(PyObject *arg, int *out)
     long value = PyLong_AsLong(arg);
     if (value == -1 && PyErr_Occurred())
         return -1;
+    if (value < INT_MIN || value > INT_MAX) {
+        PyErr_Format(PyExc_OverflowError, "%ld does not fit into an int", value);
+        return -1;
+    }
     *out = (int)value;
     return 0;
+}
+
+/* For PyArg_ParseTuple's "O&": its own "K" takes negative and too large numbers without a word. */
+static int address_arg(PyObject *arg, void *out)
+{
+    size_t value = PyLong_AsSize_t(arg);
+    if (value == (size_t)-1 && PyErr_Occurred())
+        return 0;
+    *(uint64_t *)out = value;
+    return 1;
 }
 
 /* A call that may wait: mmap for the process's mapping lock, which another thread may hold for as long as it
@@ -139,9 +154,9 @@ static PyObject *native_place(PyObject *self, PyObject *const *args, Py_ssize_t 
 static PyObject *native_name(PyObject *self, PyObject *args)
 {
     (void)self;
-    unsigned long long address, size;
+    uint64_t address, size;
     const char *name;
-    if (!PyArg_ParseTuple(args, "KKs:name", &address, &size, &name))
+    if (!PyArg_ParseTuple(args, "O&O&s:name", address_arg, &address, address_arg, &size, &name))
         return NULL;
     return PyLong_FromLongLong(stead_name(address, size, name));
 }
@@ -162,11 +177,11 @@ static PyObject *native_query(PyObject *self, PyObject *args)
 {
     (void)self;
     int fd;
-    unsigned long long address;
+    uint64_t address;
     stead_mapping found;
     char name[4096 + 64]; /* PATH_MAX, and room for " (deleted)" */
     int64_t got;
-    if (!PyArg_ParseTuple(args, "iK:query", &fd, &address))
+    if (!PyArg_ParseTuple(args, "iO&:query", &fd, address_arg, &address))
         return NULL;
     CALL_WITHOUT_GIL(got, stead_query(fd, address, &found, name, sizeof name))
     if (got < 0)
@@ -209,11 +224,11 @@ typedef struct {
 static PyObject *exporter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"address", "size", "readonly", "owner", NULL};
-    unsigned long long address;
+    uint64_t address;
     Py_ssize_t size;
     int readonly;
     PyObject *owner;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KnpO:Exporter", names, &address, &size, &readonly, &owner))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&npO:Exporter", names, address_arg, &address, &size, &readonly, &owner))
         return NULL;
     if (size < 0) {
         PyErr_Format(PyExc_ValueError, "size is %zd, must not be negative", size);

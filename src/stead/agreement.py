@@ -57,8 +57,9 @@ class Agreed:
 
 
 Message = Proposal | Vote
-Conversation = "Generator[Message, Sequence[Message], Agreed]"
 
+# Ranges in a footprint that is sent: some 30 KiB, however many mappings there are.
+MOST_RANGES = 1024
 _Result = TypeVar("_Result")
 
 
@@ -127,7 +128,7 @@ def agree(
             return Agreed(where, outer, first.token)
         if vote.claimed:
             _give_back(space, outer, None)
-        seen = space.footprint(placement.within)
+        seen = space.footprint(placement.within).coarsened(MOST_RANGES)
     raise Contended(f"{attempts} ranges were chosen, and each was lost by one of the peers", attempts=attempts)
 
 

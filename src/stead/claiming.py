@@ -274,4 +274,4 @@ def claim_exactly(space: AddressSpace, outer: Range, wanted: Placement) -> None:
 def _nearest(space: AddressSpace, where: Range, wanted: Placement) -> Range | None:
     seen: Footprint = space.footprint(space.usable)
     fitting = Placement(wanted.size, space.usable, wanted.alignment, wanted.guard, "low")
-    return fitting.nearest(seen, where.start)
+    return fitting.nearest(seen, where.start + align_up(wanted.guard, space.granularity))

@@ -167,7 +167,7 @@ class FailedArrival:
 
     __slots__ = ("_reason",)
 
-    def __init__(self, reason: AddressSpaceError) -> None:
+    def __init__(self, reason: Exception) -> None:
         self._reason = reason
 
     def __getattr__(self, name: str) -> Any:
@@ -226,7 +226,7 @@ def _arrive(handle: Handle) -> Reservation | FailedArrival:
     there does it reach the one who sent the task."""
     try:
         return handle.attach()
-    except AddressSpaceError as error:
+    except (AddressSpaceError, OSError) as error:
         if _in_pool_loop():
             return FailedArrival(error)
         raise

@@ -34,6 +34,14 @@ class Footprint:
         """The same, with ``where`` occupied too."""
         return Footprint(self.occupied | RangeSet([where]), self.granularity)
 
+    def coarsened(self, most: int) -> Footprint:
+        """The same in at most ``most`` ranges: the smallest gaps count as occupied: no free place is made up."""
+        if len(self.occupied) <= most:
+            return self
+        taken = list(self.occupied)
+        inner = sorted(self.occupied.gaps(Range(taken[0].start, taken[-1].stop)), key=lambda gap: gap.size)
+        return Footprint(self.occupied | RangeSet(inner[: len(inner) - most + 1]), self.granularity)
+
 
 _new_tuple = tuple.__new__
 
@@ -177,4 +185,4 @@ def quiet_windows(usable: Range, granularity: int, sanitizer: str | None = None)
             )
     clipped = [inside for each in windows if (inside := each.intersection(usable))]
     # Under ThreadSanitizer a wrong place is an abort, not a refusal: offer no other.
-    return tuple(clipped) if sanitizer == "thread" else (*clipped, usable)
+    return tuple(clipped) if sanitizer == "thread" and clipped else (*clipped, usable)

@@ -63,12 +63,12 @@ def _secure(fd: int, size: int, explicit: bool) -> None:
     try:
         os.ftruncate(fd, size)
     except OSError as error:
-        raise _no_memory(error.errno or 0, size) from None
+        raise _no_memory(error.errno or 0, size, explicit) from None
     for offset in range(0, size, _PIECE):
         if not explicit:
             _check_available(size - offset, size)
         piece = min(_PIECE, size - offset)
-        allocate(fd, 0, offset, piece, lambda number: _no_memory(number, size))
+        allocate(fd, 0, offset, piece, lambda number: _no_memory(number, size, explicit))
 
 
 def allocate(fd: int, mode: int, offset: int, size: int, refusal: Callable[[int], Exception]) -> None:
@@ -131,7 +131,10 @@ def _cgroup_folders() -> list[str]:
     return ["/sys/fs/cgroup/" + "/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
-def _no_memory(number: int, size: int) -> Exception:
+def _no_memory(number: int, size: int, explicit: bool) -> Exception:
+    if explicit and number in (errno.ENOMEM, errno.ENOSPC):
+        message = f"{format_size(size)} of explicit huge pages are more than the pool has free (vm.nr_hugepages)"
+        return LimitReached(message, "vm.nr_hugepages", number)
     limit = {
         errno.EFBIG: "RLIMIT_FSIZE",
         errno.ENOMEM: "memory",

@@ -9,7 +9,6 @@ import mmap
 import os
 import resource
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,8 +19,10 @@ import stead
 from conftest import need
 from stead.ranges import Range, RangeSet
 from stead.testing import Manner, SimulatedSpace
+import itertools
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Callable
 
 PAGE = mmap.PAGESIZE
@@ -221,10 +222,10 @@ def test_sixteen_threads_never_overlap() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    all_held = sorted((r.range for mine in held for r in mine))
+    all_held = sorted(r.range for mine in held for r in mine)
     try:
         assert len(all_held) == 800
-        assert all(a.stop <= b.start for a, b in zip(all_held, all_held[1:], strict=False))
+        assert all(a.stop <= b.start for a, b in itertools.pairwise(all_held))
     finally:
         for mine in held:
             for r in mine:
@@ -339,9 +340,15 @@ def test_a_cycle_with_views_in_it_is_collected_without_a_crash() -> None:
 
 
 def test_leaving_a_block_that_failed_does_not_hide_the_failure_behind_live_views() -> None:
-    with pytest.raises(ZeroDivisionError), stead.reserve("1 MiB") as r:
-        view = r.commit()
-        view[0] = 1 // 0
+    r = stead.reserve("1 MiB")
+    view = r.commit()
+
+    def fail() -> None:
+        with r:
+            view[0] = 1 // 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert not r.released
     del view
     r.release()
@@ -575,10 +582,14 @@ def test_a_free_does_not_fail_at_the_limit_of_mappings_simulated() -> None:
     space = SimulatedSpace(max_mappings=100)
     r = stead.reserve(200 * PAGE, space=space)
     committed = []
-    with pytest.raises(stead.LimitReached) as caught:
+
+    def fill() -> None:
         for k in range(0, 200, 2):
             r.commit(k * PAGE, PAGE)
             committed.append(k)
+
+    with pytest.raises(stead.LimitReached) as caught:
+        fill()
     assert caught.value.limit == "max_map_count"
     for k in committed:
         r.decommit(k * PAGE, PAGE)
@@ -633,3 +644,14 @@ def test_the_table_is_what_is_mapped(steps: list[tuple[str, int, int]]) -> None:
                 with r.view(page * PAGE, PAGE) as view:
                     assert view.readonly == (access_there == "r")
                     assert bytes(view) == bytes([number_there]) * PAGE
+
+
+def test_explicit_huge_pages_of_shared_memory_or_a_clear_word() -> None:
+    with stead.reserve("8 MiB") as r:
+        try:
+            r.commit(0, "4 MiB", backing=stead.SharedMemory(huge="explicit"))[:1] = b"x"
+        except stead.LimitReached as error:
+            assert error.limit == "vm.nr_hugepages"
+            assert not r.parts
+        except stead.Unsupported as error:
+            assert "hugetlb" in str(error)

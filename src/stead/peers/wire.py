@@ -9,7 +9,7 @@ from stead.agreement import Message, Proposal, Vote
 from stead.placement import Footprint, Placement
 from stead.ranges import Range, RangeSet
 
-# A footprint of 65,530 mappings fits in; what is larger is no message of ours.
+# The footprints of some hundred peers fit in, coarsened as they are; what is larger is no message of ours.
 MAX_BYTES = 1 << 22
 
 

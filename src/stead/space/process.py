@@ -106,7 +106,7 @@ class ProcessSpace:
             if keep is not None:
                 keep.append(elsewhere)
             else:
-                self.release(elsewhere)
+                self._give_back(elsewhere)
             if where.stop > self.usable.stop:
                 raise self._refusal(errno.ENOMEM, "claim", where)
             if start % self.granularity:
@@ -115,6 +115,14 @@ class ProcessSpace:
         if got == -errno.EEXIST:
             raise Occupied(where)
         raise self._refusal(-got, "claim", where)
+
+    def _give_back(self, elsewhere: Range) -> None:
+        try:
+            self.release(elsewhere)
+        except LimitReached as error:
+            raise RollbackFailed(
+                f"{elsewhere}, which the kernel gave instead, is still held", [elsewhere]
+            ) from error
 
     def release(self, where: Range) -> None:
         got = self._kernel.unmap(where.start, where.stop - where.start)
