@@ -190,7 +190,7 @@ def test_garbage_raises_nothing_but_unreadable_maps(text: str) -> None:
     try:
         parse(text)
     except UnreadableMaps as refused:
-        assert refused.number >= 1  # noqa: PT017  (it need not be refused)
+        assert refused.number >= 1
 
 
 @given(st.data())

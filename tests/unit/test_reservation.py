@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import itertools
 import mmap
 import os
 import resource
@@ -19,11 +20,10 @@ import stead
 from conftest import need
 from stead.ranges import Range, RangeSet
 from stead.testing import Manner, SimulatedSpace
-import itertools
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Callable
+    from pathlib import Path
 
 PAGE = mmap.PAGESIZE
 QUIET = Range(0x4000_0000_0000, 0x5400_0000_0000)
@@ -341,16 +341,16 @@ def test_a_cycle_with_views_in_it_is_collected_without_a_crash() -> None:
 
 def test_leaving_a_block_that_failed_does_not_hide_the_failure_behind_live_views() -> None:
     r = stead.reserve("1 MiB")
-    view = r.commit()
+    views = [r.commit()]
 
     def fail() -> None:
         with r:
-            view[0] = 1 // 0
+            views[0][0] = 1 // 0
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert not r.released
-    del view
+    views.clear()
     r.release()
 
 
