@@ -102,6 +102,7 @@ extern char __libc_single_threaded __attribute__((weak));
 /* The answer to a lost claim, made once: a tenth of what losing costs. */
 typedef struct {
     PyObject *lost;
+    PyTypeObject *hold_type;
 } State;
 
 static PyObject *native_claim(PyObject *self, PyObject *const *args, Py_ssize_t n)
@@ -208,6 +209,109 @@ static PyObject *native_sanitizer(PyObject *self, PyObject *none)
     return PyUnicode_FromString(found);
 }
 
+/* ---- Hold: a range that is given back at the end -------------------------------------------------- */
+
+/* Like Finalizer below, and not tracked by the garbage collector for the same reason; but claims and unmaps
+ * by itself, for the ranges of this process: this is the price of every reservation. */
+typedef struct {
+    PyObject_HEAD
+    uint64_t address, size;
+    int held;
+} Hold;
+
+static PyObject *hold_made(PyTypeObject *type, uint64_t address, uint64_t size)
+{
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Hold *self = (Hold *)allocate(type, 0);
+    if (self) {
+        self->address = address;
+        self->size = size;
+        self->held = 1;
+    }
+    return (PyObject *)self;
+}
+
+static PyObject *hold_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    uint64_t address, size;
+    static char *names[] = {"address", "size", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&:Hold", names, address_arg, &address, address_arg, &size))
+        return NULL;
+    return hold_made(type, address, size);
+}
+
+static PyObject *hold_release(PyObject *object, PyObject *none)
+{
+    (void)none;
+    Hold *self = (Hold *)object;
+    int64_t got = 0;
+    if (self->held) {
+        CALL_WITHOUT_GIL(got, stead_unmap(self->address, self->size))
+        self->held = got != 0;
+    }
+    return PyLong_FromLongLong(got);
+}
+
+static PyObject *hold_cancel(PyObject *self, PyObject *none)
+{
+    (void)none;
+    ((Hold *)self)->held = 0;
+    Py_RETURN_NONE;
+}
+
+static void hold_dealloc(PyObject *object)
+{
+    Hold *self = (Hold *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    if (self->held)
+        (void)stead_unmap(self->address, self->size);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef hold_methods[] = {
+    {"release", hold_release, METH_NOARGS, "release()\n--\n\nGive the range back now: 0, or -errno and it is still held."},
+    {"cancel", hold_cancel, METH_NOARGS, "cancel()\n--\n\nHold it no more, without giving it back."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot hold_slots[] = {
+    {Py_tp_doc, "Hold(address, size)\n--\n\nTakes over a claimed range: unmapped when the last reference goes."},
+    {Py_tp_new, hold_new},
+    {Py_tp_dealloc, hold_dealloc},
+    {Py_tp_methods, hold_methods},
+    {0, NULL},
+};
+
+static PyType_Spec hold_spec = {
+    .name = "stead._native.Hold",
+    .basicsize = sizeof(Hold),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = hold_slots,
+};
+
+static PyObject *native_hold(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    State *state = PyModule_GetState(module);
+    uint64_t a[2];
+    int64_t got;
+    if (unsigned_args("hold", args, n, 2, a))
+        return NULL;
+    CALL_WITHOUT_GIL(got, stead_claim(a[0], a[1]))
+    if (got == (int64_t)a[0]) {
+        PyObject *held = hold_made(state->hold_type, a[0], a[1]);
+        if (!held)
+            (void)stead_unmap(a[0], a[1]);
+        return held;
+    }
+    if (got >= 0) { /* a kernel that takes the address as a hint went elsewhere */
+        (void)stead_unmap((uint64_t)got, a[1]);
+        got = -EEXIST;
+    }
+    return got == -EEXIST ? Py_NewRef(state->lost) : PyLong_FromLongLong(got);
+}
+
 /* ---- Exporter: memory at an address, as a buffer ------------------------------------------------ */
 
 /* Lives as long as any memoryview or array made from it, and keeps its owner alive: so a weak
@@ -306,6 +410,21 @@ static PyObject *finalizer_cancel(PyObject *self, PyObject *none)
     Py_RETURN_NONE;
 }
 
+/* The call, now. If it raises, it is still to be made. */
+static PyObject *finalizer_release(PyObject *object, PyObject *none)
+{
+    (void)none;
+    Finalizer *self = (Finalizer *)object;
+    if (self->call) {
+        PyObject *done = PyObject_CallFunctionObjArgs(self->call, self->arguments[0], self->arguments[1], NULL);
+        if (!done)
+            return NULL;
+        Py_DECREF(done);
+        Py_CLEAR(self->call);
+    }
+    return PyLong_FromLong(0);
+}
+
 static void finalizer_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
@@ -329,6 +448,7 @@ static void finalizer_dealloc(PyObject *self)
 }
 
 static PyMethodDef finalizer_methods[] = {
+    {"release", finalizer_release, METH_NOARGS, "release()\n--\n\nMake the call now, and none at the end: 0."},
     {"cancel", finalizer_cancel, METH_NOARGS, "cancel()\n--\n\nMake no call."},
     {NULL, NULL, 0, NULL},
 };
@@ -386,6 +506,7 @@ static PyType_Spec exporter_spec = {
 
 static PyMethodDef methods[] = {
     FAST(claim, "(address, size)", "mmap(PROT_NONE, MAP_FIXED_NOREPLACE): the address, or -errno."),
+    FAST(hold, "(address, size)", "claim, and a Hold of what was claimed; or -errno."),
     FAST(hint, "(address, size)", "mmap(PROT_NONE) with a hint: the address that it got, or -errno."),
     FAST(place, "(address, size, protection, flags, fd, offset)",
          "mmap(MAP_FIXED), for a range that the caller owns: the address, or -errno."),
@@ -407,6 +528,9 @@ static int module_exec(PyObject *module)
     State *state = PyModule_GetState(module);
     state->lost = PyLong_FromLong(-EEXIST);
     if (!state->lost)
+        return -1;
+    state->hold_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &hold_spec, NULL);
+    if (!state->hold_type || PyModule_AddType(module, state->hold_type))
         return -1;
     PyType_Spec *types[] = {&exporter_spec, &finalizer_spec};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
@@ -448,7 +572,9 @@ static PyModuleDef_Slot module_slots[] = {
 
 static int module_clear(PyObject *module)
 {
-    Py_CLEAR(((State *)PyModule_GetState(module))->lost);
+    State *state = PyModule_GetState(module);
+    Py_CLEAR(state->lost);
+    Py_CLEAR(state->hold_type);
     return 0;
 }
 

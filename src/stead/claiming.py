@@ -8,10 +8,12 @@ from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
+from stead import _native
 from stead.agreement import agree, drive
 from stead.backing import check_name
 from stead.errors import AddressSpaceError, Contended, LimitReached, NoGap, Obstacle, Occupied, RollbackFailed
-from stead.placement import Placement, Preference, Slots
+from stead.kernel import Manner
+from stead.placement import Placement, Preference, new_range
 from stead.ranges import Range, align_up
 from stead.reservation import Reservation
 from stead.sizes import parse_size
@@ -97,15 +99,13 @@ def reserve(
     draw = 0
     if seed is None:
         draw = next(_draws)
-        slots = planned.slots
-        if slots is not None:
-            where = slots.at(draw % slots.total)
-            try:
-                space.reserve_at(where)
-            except Occupied:
-                pass
-            else:
-                reservation = Reservation(space, where, where, name)
+        if planned.quick is not None:
+            first, step, total, bytes_held = planned.quick
+            start = first + draw % total * step
+            hold = _native.hold(start, bytes_held)
+            if not isinstance(hold, int):
+                where = new_range(Range, (start, start + bytes_held))
+                reservation = Reservation(space, where, where, name, None, hold)
                 return reservation if name is None else _named(reservation)
     where, outer = _search(space, planned.wanted, draw)
     return _named(Reservation(space, where, outer, name))
@@ -117,12 +117,21 @@ def _named(reservation: Reservation) -> Reservation:
     return reservation
 
 
+class Quick(NamedTuple):
+    """Where a claim in this process needs no look and no choice: one of ``total`` places, ``step`` bytes apart."""
+
+    first: int
+    step: int
+    total: int
+    size: int
+
+
 class Plan(NamedTuple):
-    """What the arguments of a call come to: a placement for each window to try, in order, and, where nobody
-    says which place in the first one, and it need not be looked at, the slots to draw from (else None)."""
+    """What the arguments of a call come to: a placement for each window to try, in order, and the quick way
+    that is tried before them, if there is one."""
 
     wanted: tuple[Placement, ...]
-    slots: Slots | None
+    quick: Quick | None
 
 
 def plan(
@@ -138,11 +147,7 @@ def plan(
     alignment = _alignment(space, bytes_wanted, align)
     room = parse_size(guard, "guard")
     windows = space.windows if within is None else (Range.parse(within, "within"),)
-    wanted = tuple(Placement(bytes_wanted, window, alignment, room, prefer) for window in windows)
-    outline = space.outline(windows[0])
-    slots = wanted[0].slots(outline)
-    quiet = within is None and not outline.occupied and not room and prefer == "scattered"
-    return Plan(wanted, slots if quiet and slots.total else None)
+    return Plan(tuple(Placement(bytes_wanted, window, alignment, room, prefer) for window in windows), None)
 
 
 @lru_cache(typed=True)
@@ -154,13 +159,25 @@ def _plan_here(
     prefer: Preference,
 ) -> Plan:
     """The plan in this process, worked out once for equal arguments."""
-    return plan(this_process(), size, within, align, guard, prefer)
+    here = this_process()
+    planned = plan(here, size, within, align, guard, prefer)
+    placement = planned.wanted[0]
+    outline = here.outline(placement.within)
+    # Elsewhere than in a quiet window, what must be kept clear changes; and where the kernel does not claim
+    # exactly, it takes more than a call.
+    if outline.occupied or placement.guard or prefer != "scattered" or here.manner is not Manner.EXACT:
+        return planned
+    slots = placement.slots(outline)
+    if not slots.total:
+        return planned
+    [(first, total)] = slots.runs
+    return Plan(planned.wanted, Quick(first, slots.step, total, slots.size))
 
 
 def _seeded(plan: Plan, seed: int) -> Plan:
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise TypeError(f"seed is {seed!r}, must be an int")
-    return Plan(tuple(replace(each, seed=seed) for each in plan.wanted), plan.slots)
+    return Plan(tuple(replace(each, seed=seed) for each in plan.wanted), None)
 
 
 def _alignment(space: AddressSpace, size: int, align: SupportsIndex | str | None) -> int:

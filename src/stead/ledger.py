@@ -7,11 +7,10 @@ Reservations write themselves in and out; snapshots and refusals read. Holds no 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
+from weakref import ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from weakref import ref
-
     from stead.ranges import Range
 
 
@@ -24,20 +23,30 @@ class Held(Protocol):
     def outer(self) -> Range:
         """The range with its guards."""
 
+    @property
+    def released(self) -> bool: ...
 
-# By the first address, the guard's included. Reservations write here themselves: this is on the path of each.
-held: dict[int, ref[Held]] = {}
+
+_held: set[ref[Held]] = set()
+
+
+def enter(held: Held) -> None:
+    """Until it is released, or gone: a set forgets a dead reference by itself, at the price of a C call."""
+    _held.add(ref(held, _held.discard))
 
 
 def at(start: int) -> Held | None:
     """What begins at ``start``, its guard included."""
-    found = held.get(start)
-    return found() if found else None
+    return next((each for each in _live() if each.outer.start == start), None)
 
 
 def within(where: Range) -> Iterator[Held]:
     """What overlaps ``where``, in no order."""
-    for each in list(held.values()):
-        found = each()
-        if found is not None and found.outer.overlaps(where):
-            yield found
+    return (each for each in _live() if each.outer.overlaps(where))
+
+
+def _live() -> Iterator[Held]:
+    for each in tuple(_held):
+        held = each()
+        if held is not None and not held.released:
+            yield held

@@ -43,7 +43,8 @@ class Footprint:
         return Footprint(self.occupied | RangeSet(inner[: len(inner) - most + 1]), self.granularity)
 
 
-_new_tuple = tuple.__new__
+# Half the price of Range(start, stop), on the path of every reservation.
+new_range = tuple.__new__
 
 
 class Slots(NamedTuple):
@@ -71,8 +72,7 @@ class Slots(NamedTuple):
         for first, count in runs:
             if number < count:
                 start = first + number * step
-                # Half the price of Range(start, stop), on the path of every reservation.
-                return _new_tuple(Range, (start, start + size))
+                return new_range(Range, (start, start + size))
             number -= count
         raise IndexError(f"number is {number + total}, and there are {total} slots")
 

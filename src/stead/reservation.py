@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Literal, Self
 
     from stead.backing import Backing
-    from stead.space.protocol import MemorySpace
+    from stead.space.protocol import Hold, MemorySpace
 
 # One lock for all tables: the kernel has one for all mappings of a process anyway, and one lock can be
 # held across a fork, so that a child never finds it locked by a thread that it does not have.
@@ -76,8 +76,9 @@ class Reservation:
         outer: Range,
         name: str | None = None,
         identity: Identity | None = None,
+        hold: Hold | None = None,
     ) -> None:
-        """Takes over ``outer``, which the caller has claimed in ``space``."""
+        """Takes over ``outer``, which the caller has claimed in ``space``, or its ``hold``."""
         self.range = where
         self.outer = outer
         self.name = name
@@ -88,9 +89,8 @@ class Reservation:
         self._leases: dict[ref[_native.Exporter], tuple[Range, bool]] = {}
         self._lingering: list[Range] | None = None
         self._released = False
-        # Not __del__: in a garbage cycle that would run while a view in the same cycle can still be touched.
-        self._hold = _native.Finalizer(_give_back, space, outer)
-        ledger.held[outer.start] = ref(self)
+        self._hold = space.hold(outer) if hold is None else hold
+        ledger.enter(self)
 
     # ---- what it is ----
 
@@ -303,11 +303,11 @@ class Reservation:
                 return
             if self._leases:
                 self._check_no_views(self.range, "release")
-            self._space.release(self.outer)
+            if self._hold.release():
+                self._space.release(self.outer)  # says why not
+                self._hold.cancel()
             self._released = True
-            self._hold.cancel()
             self._parts = _NO_PARTS
-            ledger.held.pop(self.outer.start, None)
 
     def __enter__(self) -> Self:
         self.check_live()
@@ -386,11 +386,6 @@ class Reservation:
                 f"the reservation's end ({self.size} bytes)"
             )
         return Range.sized(self.range.start + start, align_up(length, page)), length
-
-
-def _give_back(space: MemorySpace, outer: Range) -> None:
-    space.release(outer)
-    ledger.held.pop(outer.start, None)
 
 
 def _check_access(access: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stead.backing import Source
     from stead.errors import Obstacle
     from stead.kernel import Kernel
-    from stead.space.protocol import Access
+    from stead.space.protocol import Access, Hold
 
 PROTECTION: dict[str, int] = {
     "none": _native.PROT_NONE,
@@ -128,6 +128,9 @@ class ProcessSpace:
         got = self._kernel.unmap(where.start, where.stop - where.start)
         if got < 0:
             raise self._refusal(-got, "release", where)
+
+    def hold(self, where: Range) -> Hold:
+        return _native.Hold(where.start, where.size)
 
     def name(self, where: Range, name: str) -> bool:
         """Name a reservation in the maps, where the kernel can (Linux 5.17, CONFIG_ANON_VMA_NAME)."""

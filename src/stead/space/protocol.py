@@ -65,8 +65,23 @@ class AddressSpace(Protocol):
         ...
 
 
+class Hold(Protocol):
+    """A claimed range, released when its last reference goes: at the latest, and never while anyone can still
+    touch it. No __del__ does that: in a garbage cycle it may run first."""
+
+    def release(self) -> int:
+        """Now: 0, or a negated errno and it is still held. Raises what the space raises."""
+        ...
+
+    def cancel(self) -> None: ...
+
+
 class MemorySpace(AddressSpace, Protocol):
     """A space whose addresses can have memory behind them. Only a Reservation calls these, on what it owns."""
+
+    def hold(self, where: Range) -> Hold:
+        """Take over ``where``, which was claimed."""
+        ...
 
     def commit(self, where: Range, source: Source, access: Access) -> None:
         """Put ``source`` behind ``where``. On failure ``where`` is reserved again; RollbackFailed if not."""

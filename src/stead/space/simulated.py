@@ -20,7 +20,7 @@ from stead.space.process import PROTECTION, ProcessSpace
 
 if TYPE_CHECKING:
     from stead.backing import Source
-    from stead.space.protocol import Access
+    from stead.space.protocol import Access, Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +271,9 @@ class SimulatedSpace(ProcessSpace):
     @property
     def identity(self) -> Hashable:
         return ("simulated", id(self))
+
+    def hold(self, where: Range) -> Hold:
+        return _native.Finalizer(ProcessSpace.release, self, where)
 
     def commit(self, where: Range, source: Source, access: Access) -> None:
         super().commit(where, source, access)
