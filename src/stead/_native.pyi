@@ -1,7 +1,7 @@
 """The typed face of the extension. Calls answer with a value ≥ 0, or with a negated errno."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -41,15 +41,29 @@ def program_break() -> int: ...
 def sanitizer() -> str | None: ...
 
 class Hold:
-    def __init__(self, address: int, size: int) -> None: ...
-    def release(self) -> int: ...
-    def cancel(self) -> None: ...
-
-def hold(address: int, size: int, /) -> Hold | int: ...
+    name: str | None
+    generation: int
+    _address: int
+    _size: int
+    _serial: int
+    # Members that are None until they are set: reservation.py says what they are.
+    _released: Any
+    _range: Any
+    _outer: Any
+    _space: Any
+    _parts: Any
+    _leases: Any
+    _lingering: Any
+    _identity: Any
+    _end: Any
+    @classmethod
+    def _claim(cls, address: int, size: int, /) -> Self | None: ...
+    def _take_over(self, address: int, size: int, /) -> None: ...
+    def _unmap(self) -> int: ...
+    def _forget(self) -> None: ...
 
 class Finalizer:
     def __init__(self, call: Callable[[_A, _B], object], first: _A, second: _B, /) -> None: ...
-    def release(self) -> int: ...
     def cancel(self) -> None: ...
 
 class Exporter:

@@ -8,12 +8,11 @@ from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
-from stead import _native
 from stead.agreement import agree, drive
 from stead.backing import check_name
 from stead.errors import AddressSpaceError, Contended, LimitReached, NoGap, Obstacle, Occupied, RollbackFailed
 from stead.kernel import Manner
-from stead.placement import Placement, Preference, new_range
+from stead.placement import Placement, Preference
 from stead.ranges import Range, align_up
 from stead.reservation import Reservation
 from stead.sizes import parse_size
@@ -35,14 +34,21 @@ _BIG_PAGE = 1 << 21
 
 # Where the caller gives no seed each reservation of each process makes its own draw, so that processes
 # which later exchange reservations seldom sit on each other's. Begun anew after a fork. Steps of the golden
-# ratio (Weyl's sequence) spread them evenly, at the cost of an addition.
-_GOLDEN = 0x9E3779B97F4A7C15
-_draws = count(int.from_bytes(os.urandom(8), "big"), _GOLDEN)
+# ratio (Weyl's sequence; a prime, so that no number of places divides it) spread them evenly, at the cost of
+# an addition, and numbers that stay below 2**60 are cheaper.
+_GOLDEN = 0x278DDE89
+
+
+def _first_draw() -> int:
+    return int.from_bytes(os.urandom(7), "big")
+
+
+_draws = count(_first_draw(), _GOLDEN)
 
 
 def _redraw() -> None:
     global _draws
-    _draws = count(int.from_bytes(os.urandom(8), "big"), _GOLDEN)
+    _draws = count(_first_draw(), _GOLDEN)
 
 
 os.register_at_fork(after_in_child=_redraw)
@@ -99,14 +105,15 @@ def reserve(
     draw = 0
     if seed is None:
         draw = next(_draws)
-        if planned.quick is not None:
-            first, step, total, bytes_held = planned.quick
-            start = first + draw % total * step
-            hold = _native.hold(start, bytes_held)
-            if not isinstance(hold, int):
-                where = new_range(Range, (start, start + bytes_held))
-                reservation = Reservation(space, where, where, name, None, hold)
-                return reservation if name is None else _named(reservation)
+        _, quick = planned
+        if quick is not None:
+            first, step, total, bytes_held = quick
+            reservation = Reservation.claim(space, first + draw % total * step, bytes_held)
+            if reservation is not None:
+                if name is not None:
+                    reservation.name = name
+                    _named(reservation)
+                return reservation
     where, outer = _search(space, planned.wanted, draw)
     return _named(Reservation(space, where, outer, name))
 

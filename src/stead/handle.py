@@ -18,13 +18,14 @@ from stead.claiming import claim_exactly
 from stead.descriptors import Descriptor, describe, open_descriptor
 from stead.errors import AddressSpaceError, Occupied, Unsupported
 from stead.placement import Placement
-from stead.reservation import Identity, Reservation, table_lock
+from stead.reservation import Reservation, table_lock
 from stead.space.process import ProcessSpace, this_process
 
 if TYPE_CHECKING:
     from typing import Any
 
     from stead.backing import Backing
+    from stead.identity import Identity
     from stead.parts import Part
     from stead.ranges import Range
     from stead.space.protocol import Access

@@ -7,10 +7,11 @@ Reservations write themselves in and out; snapshots and refusals read. Holds no 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
-from weakref import ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from weakref import ref
+
     from stead.ranges import Range
 
 
@@ -27,12 +28,10 @@ class Held(Protocol):
     def released(self) -> bool: ...
 
 
+# ``add(ref(reservation, discard))`` enters one, until it is released, or gone: a set forgets a dead reference by
+# itself, at the price of a C call.
 _held: set[ref[Held]] = set()
-
-
-def enter(held: Held) -> None:
-    """Until it is released, or gone: a set forgets a dead reference by itself, at the price of a C call."""
-    _held.add(ref(held, _held.discard))
+add, discard = _held.add, _held.discard
 
 
 def at(start: int) -> Held | None:

@@ -43,10 +43,6 @@ class Footprint:
         return Footprint(self.occupied | RangeSet(inner[: len(inner) - most + 1]), self.granularity)
 
 
-# Half the price of Range(start, stop), on the path of every reservation.
-new_range = tuple.__new__
-
-
 class Slots(NamedTuple):
     """Ranges that fit: ``size`` bytes, in ``runs`` of a first start and a count, ``step`` bytes apart."""
 
@@ -72,7 +68,7 @@ class Slots(NamedTuple):
         for first, count in runs:
             if number < count:
                 start = first + number * step
-                return new_range(Range, (start, start + size))
+                return Range(start, start + size)
             number -= count
         raise IndexError(f"number is {number + total}, and there are {total} slots")
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-from itertools import count
 from typing import TYPE_CHECKING, SupportsIndex, get_args
 from weakref import ref
 
 from stead import _native, ledger
 from stead.backing import ANONYMOUS, as_backing
 from stead.errors import AddressSpaceError, Obstacle, Occupied, Released, RollbackFailed
+from stead.identity import Identity, identity_of
 from stead.parts import Part, PartTable
 from stead.ranges import Range, RangeSet, align_up
 from stead.sizes import parse_size
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Literal, Self
 
     from stead.backing import Backing
-    from stead.space.protocol import Hold, MemorySpace
+    from stead.space.protocol import MemorySpace
 
 # One lock for all tables: the kernel has one for all mappings of a process anyway, and one lock can be
 # held across a fork, so that a child never finds it locked by a thread that it does not have.
@@ -34,29 +34,16 @@ os.register_at_fork(
     before=table_lock.acquire, after_in_parent=table_lock.release, after_in_child=table_lock.release
 )
 
-# An identity says which reservation arrives in a pickle, wherever it has been: it is unique among the
-# processes of a machine, and a forked child has that of its parent for what it inherits.
-_serial = count()
-_process_token = os.urandom(16)
-
-
-def _renew_token() -> None:
-    global _process_token
-    _process_token = os.urandom(16)
-
-
-os.register_at_fork(after_in_child=_renew_token)
-
-Identity = tuple[bytes, int]
-
 # Parts that are decommitted by one system call. At the limit of mappings there is no memory for long lists.
 _BATCH = 256
+
+_enter, _leave = ledger.add, ledger.discard
 
 # Of every reservation that has nothing committed; replaced at its first commit, never changed.
 _NO_PARTS = PartTable()
 
 
-class Reservation:
+class Reservation(_native.Hold):
     """A range of addresses that is ours until it is released: made by :func:`stead.reserve`.
 
     A context manager that releases at its end. The addresses are given back, too, when the reservation and
@@ -64,10 +51,18 @@ class Reservation:
     changes when the memory behind the range is replaced (bytes cached by address are stale then).
     """
 
-    __slots__ = (
-        "__weakref__", "_hold", "_leases", "_lingering", "_parts", "_released", "_space",
-        "generation", "identity", "name", "outer", "range",
-    )  # fmt: skip
+    __slots__ = ()
+
+    # The members are in C, and None until they are set.
+    _range: Range | None
+    _outer: Range | None
+    _space: MemorySpace
+    _parts: PartTable
+    _leases: dict[ref[_native.Exporter], tuple[Range, bool]] | None
+    _lingering: list[Range] | None
+    _identity: Identity | None
+    _end: _native.Finalizer | None
+    _released: bool | None
 
     def __init__(
         self,
@@ -76,23 +71,50 @@ class Reservation:
         outer: Range,
         name: str | None = None,
         identity: Identity | None = None,
-        hold: Hold | None = None,
     ) -> None:
-        """Takes over ``outer``, which the caller has claimed in ``space``, or its ``hold``."""
-        self.range = where
-        self.outer = outer
+        """Takes over ``outer``, which the caller has claimed in ``space``."""
+        self._range = where
+        self._outer = outer
         self.name = name
-        self.generation = 0
-        self.identity = identity or (_process_token, next(_serial))
+        self._identity = identity
+        self._end = space.at_the_end(outer)
+        if self._end is None:
+            self._take_over(outer.start, outer.stop - outer.start)
         self._space = space
         self._parts = _NO_PARTS
-        self._leases: dict[ref[_native.Exporter], tuple[Range, bool]] = {}
-        self._lingering: list[Range] | None = None
-        self._released = False
-        self._hold = space.hold(outer) if hold is None else hold
-        ledger.enter(self)
+        _enter(ref(self, _leave))
+
+    @classmethod
+    def claim(cls, space: MemorySpace, address: int, size: int) -> Self | None:
+        """Claim exactly there in this process, whose ``space`` it is, and hold it; None where it is occupied, or
+        refused for another reason."""
+        made = cls._claim(address, size)
+        if made is not None:
+            made._space = space
+            made._parts = _NO_PARTS
+            _enter(ref(made, _leave))
+        return made
 
     # ---- what it is ----
+
+    @property
+    def range(self) -> Range:
+        """The addresses, without the guards."""
+        if self._range is None:
+            self._range = Range(self._address, self._address + self._size)
+        return self._range
+
+    @property
+    def outer(self) -> Range:
+        """The addresses with the guards."""
+        return self._outer or self.range
+
+    @property
+    def identity(self) -> Identity:
+        """Says which reservation arrives in a pickle, wherever it has been."""
+        if self._identity is None:
+            self._identity = identity_of(self._serial)
+        return self._identity
 
     @property
     def address(self) -> int:
@@ -106,7 +128,7 @@ class Reservation:
 
     @property
     def released(self) -> bool:
-        return self._released
+        return self._released is True
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -298,16 +320,22 @@ class Reservation:
     def release(self) -> None:
         """Give the addresses back. Idempotent. Raises BufferError where a view is live, LimitReached where the
         kernel refuses (the reservation is whole then, and can be released later)."""
-        with table_lock:
+        table_lock.acquire()  # `with` costs twice as much, of every reservation
+        try:
             if self._released:
                 return
             if self._leases:
                 self._check_no_views(self.range, "release")
-            if self._hold.release():
+            if self._end is not None:
+                self._space.release(self.outer)
+                self._end.cancel()
+            elif self._unmap():
                 self._space.release(self.outer)  # says why not
-                self._hold.cancel()
+                self._forget()
             self._released = True
             self._parts = _NO_PARTS
+        finally:
+            table_lock.release()
 
     def __enter__(self) -> Self:
         self.check_live()
@@ -327,14 +355,17 @@ class Reservation:
     # ---- inside ----
 
     def _lease(self, where: Range, writable: bool) -> memoryview:
-        view = self._space.view(where, writable, self._hold)
+        view = self._space.view(where, writable, self)
+        if self._leases is None:
+            self._leases = {}
         leases = self._leases
         leases[ref(view.obj, leases.pop)] = (where, writable)  # type: ignore[arg-type]
         return view
 
     def _check_no_views(self, where: Range, doing: str, *, writable_only: bool = False) -> None:
+        leases = self._leases or {}
         live = [
-            at for at, writable in list(self._leases.values())
+            at for at, writable in list(leases.values())
             if at.overlaps(where) and (writable or not writable_only)
         ]  # fmt: skip
         if live:

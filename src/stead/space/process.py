@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stead.backing import Source
     from stead.errors import Obstacle
     from stead.kernel import Kernel
-    from stead.space.protocol import Access, Hold
+    from stead.space.protocol import Access
 
 PROTECTION: dict[str, int] = {
     "none": _native.PROT_NONE,
@@ -129,8 +129,8 @@ class ProcessSpace:
         if got < 0:
             raise self._refusal(-got, "release", where)
 
-    def hold(self, where: Range) -> Hold:
-        return _native.Hold(where.start, where.size)
+    def at_the_end(self, where: Range) -> _native.Finalizer | None:
+        return None
 
     def name(self, where: Range, name: str) -> bool:
         """Name a reservation in the maps, where the kernel can (Linux 5.17, CONFIG_ANON_VMA_NAME)."""

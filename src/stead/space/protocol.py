@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from stead._native import Finalizer
     from stead.backing import Source
     from stead.errors import Obstacle
     from stead.placement import Footprint
@@ -65,22 +66,13 @@ class AddressSpace(Protocol):
         ...
 
 
-class Hold(Protocol):
-    """A claimed range, released when its last reference goes: at the latest, and never while anyone can still
-    touch it. No __del__ does that: in a garbage cycle it may run first."""
-
-    def release(self) -> int:
-        """Now: 0, or a negated errno and it is still held. Raises what the space raises."""
-        ...
-
-    def cancel(self) -> None: ...
-
-
 class MemorySpace(AddressSpace, Protocol):
     """A space whose addresses can have memory behind them. Only a Reservation calls these, on what it owns."""
 
-    def hold(self, where: Range) -> Hold:
-        """Take over ``where``, which was claimed."""
+    def at_the_end(self, where: Range) -> Finalizer | None:
+        """What releases ``where`` when its last reference goes; None where unmapping is all there is to do.
+
+        No __del__ does that: in a garbage cycle it may run while a view in the same cycle is still used."""
         ...
 
     def commit(self, where: Range, source: Source, access: Access) -> None:

@@ -20,7 +20,7 @@ from stead.space.process import PROTECTION, ProcessSpace
 
 if TYPE_CHECKING:
     from stead.backing import Source
-    from stead.space.protocol import Access, Hold
+    from stead.space.protocol import Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,7 @@ class SimulatedSpace(ProcessSpace):
     def identity(self) -> Hashable:
         return ("simulated", id(self))
 
-    def hold(self, where: Range) -> Hold:
+    def at_the_end(self, where: Range) -> _native.Finalizer | None:
         return _native.Finalizer(ProcessSpace.release, self, where)
 
     def commit(self, where: Range, source: Source, access: Access) -> None:
