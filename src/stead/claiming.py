@@ -90,23 +90,17 @@ def reserve(
                 raise ValueError(f"{argument} is {given!r}, must not be given when at is")
         return _named(_reserve_exactly(space or this_process(), size, at, align, guard, name))
     if space is None:
-        space = this_process()
         try:
             planned = _plan_here(size, within, align, guard, prefer)  # type: ignore[arg-type]  # see below
         except TypeError:  # an argument that is no key, or that is refused by name
-            planned = plan(space, size, within, align, guard, prefer)
+            planned = plan(this_process(), size, within, align, guard, prefer)
     else:
         planned = plan(space, size, within, align, guard, prefer)
-    if seed is not None:
-        planned = _seeded(planned, seed)
-    if together is not None:
-        agreed = drive(agree(space, planned.wanted, os.urandom(16)), together)
-        return _named(Reservation(space, agreed.where, agreed.outer, name, (agreed.token, 0)))
+    space, wanted, quick = planned
     draw = 0
     if seed is None:
         draw = next(_draws)
-        _, quick = planned
-        if quick is not None:
+        if quick is not None and together is None:
             first, step, total, bytes_held = quick
             reservation = Reservation.claim(space, first + draw % total * step, bytes_held)
             if reservation is not None:
@@ -114,7 +108,12 @@ def reserve(
                     reservation.name = name
                     _named(reservation)
                 return reservation
-    where, outer = _search(space, planned.wanted, draw)
+    else:
+        wanted = _seeded(wanted, seed)
+    if together is not None:
+        agreed = drive(agree(space, wanted, os.urandom(16)), together)
+        return _named(Reservation(space, agreed.where, agreed.outer, name, (agreed.token, 0)))
+    where, outer = _search(space, wanted, draw)
     return _named(Reservation(space, where, outer, name))
 
 
@@ -134,15 +133,16 @@ class Quick(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What the arguments of a call come to: a placement for each window to try, in order, and the quick way
-    that is tried before them, if there is one."""
+    """What the arguments of a call come to in ``space``: a placement for each window to try, in order, and the
+    quick way that is tried before them, if there is one."""
 
+    space: MemorySpace
     wanted: tuple[Placement, ...]
     quick: Quick | None
 
 
 def plan(
-    space: AddressSpace,
+    space: MemorySpace,
     size: SupportsIndex | str,
     within: Range | tuple[SupportsIndex | str, SupportsIndex | str] | str | None,
     align: SupportsIndex | str | None,
@@ -154,7 +154,8 @@ def plan(
     alignment = _alignment(space, bytes_wanted, align)
     room = parse_size(guard, "guard")
     windows = space.windows if within is None else (Range.parse(within, "within"),)
-    return Plan(tuple(Placement(bytes_wanted, window, alignment, room, prefer) for window in windows), None)
+    wanted = tuple(Placement(bytes_wanted, window, alignment, room, prefer) for window in windows)
+    return Plan(space, wanted, None)
 
 
 @lru_cache(typed=True)
@@ -178,13 +179,13 @@ def _plan_here(
     if not slots.total:
         return planned
     [(first, total)] = slots.runs
-    return Plan(planned.wanted, Quick(first, slots.step, total, slots.size))
+    return Plan(here, planned.wanted, Quick(first, slots.step, total, slots.size))
 
 
-def _seeded(plan: Plan, seed: int) -> Plan:
+def _seeded(wanted: Sequence[Placement], seed: int) -> tuple[Placement, ...]:
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise TypeError(f"seed is {seed!r}, must be an int")
-    return Plan(tuple(replace(each, seed=seed) for each in plan.wanted), None)
+    return tuple(replace(each, seed=seed) for each in wanted)
 
 
 def _alignment(space: AddressSpace, size: int, align: SupportsIndex | str | None) -> int:
