@@ -32,6 +32,8 @@ class Part:
 
     def piece(self, where: Range) -> Part:
         """The part of this one inside ``where``."""
+        if where.contains(self.range):
+            return self
         inside = self.range.intersection(where)
         assert inside is not None
         skipped = inside.start - self.range.start

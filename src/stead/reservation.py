@@ -304,10 +304,12 @@ class Reservation(_native.Hold):
                 self._parts.put(part)
             raise
         self.generation += 1
-        if not inaccessible:
-            self._lingering = [*(self._lingering or ()), where]
-        elif self._lingering:
+        if self._lingering is None:
+            self._lingering = []
+        if inaccessible:
             self._sweep(self._lingering)
+        else:
+            self._lingering.append(where)
 
     def _sweep(self, lingering: list[Range]) -> None:
         """Make inaccessible what the limit of mappings left accessible before, as far as it lets us now."""
