@@ -33,8 +33,8 @@ def pytest_report_header() -> list[str]:
 
 
 def need(what: str) -> None:
-    """Skip where ``what`` (a module, or "cc") is missing; fail where STEAD_REQUIRE names it."""
-    present = shutil.which("cc") if what == "cc" else importlib.util.find_spec(what)
+    """Skip where ``what`` (a module or a command) is missing; fail where STEAD_REQUIRE names it."""
+    present = shutil.which(what) or importlib.util.find_spec(what)
     if present:
         return
     if what in os.environ.get("STEAD_REQUIRE", "").split(","):

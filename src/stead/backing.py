@@ -16,7 +16,7 @@ from typing import Literal, Protocol, SupportsIndex, get_args
 
 from stead import _native
 from stead.errors import LimitReached, Unsupported
-from stead.securing import PAGE, allocate, needed_huge_page_size, shared_memory, transparent_huge_pages
+from stead.securing import PAGE, PUNCH_HOLE, allocate, needed_huge_page_size, shared_memory, transparent_huge_pages
 from stead.sizes import format_size, parse_size
 from stead.snapshot import SHARED_PREFIX
 
@@ -42,9 +42,8 @@ class Backing(Protocol):
         """Another process that maps it sees the same contents."""
         ...
 
-    @property
-    def discard_advice(self) -> int:
-        """The madvise(2) advice that drops contents."""
+    def discard(self, source: Source, size: int) -> int | None:
+        """Drop the contents of ``size`` bytes mapped from ``source``: None, or the madvise(2) advice to do it."""
         ...
 
     def source(self, size: int, writable: bool) -> Source:
@@ -82,8 +81,7 @@ class Anonymous:
     def shareable(self) -> bool:
         return False
 
-    @property
-    def discard_advice(self) -> int:
+    def discard(self, source: Source, size: int) -> int | None:
         return _native.MADV_DONTNEED
 
     def source(self, size: int, writable: bool) -> Source:
@@ -161,11 +159,11 @@ class SharedMemory:
     def shareable(self) -> bool:
         return True
 
-    @property
-    def discard_advice(self) -> int:
-        # MADV_DONTNEED would only drop our page table entries: the memory would stay. This punches a
-        # hole in the memfd, for every process that maps it.
-        return _native.MADV_REMOVE
+    def discard(self, source: Source, size: int) -> int | None:
+        # MADV_DONTNEED would only drop our page table entries: the memory would stay. A hole drops it for
+        # every process that maps it (MADV_REMOVE does the same, where an emulator does not ignore it).
+        allocate(source.fd, PUNCH_HOLE, source.offset, size, _no_hole)
+        return None
 
     def source(self, size: int, writable: bool, offset: int = 0) -> Source:
         """See :class:`Backing`; ``offset``: bytes into the memory."""
@@ -200,15 +198,20 @@ class Part:
     def shareable(self) -> bool:
         return True
 
-    @property
-    def discard_advice(self) -> int:
-        return self.memory.discard_advice
+    def discard(self, source: Source, size: int) -> int | None:
+        return self.memory.discard(source, size)
 
     def fileno(self) -> int:
         return self.memory.fileno()
 
     def source(self, size: int, writable: bool) -> Source:
         return self.memory.source(size, writable, self.offset)
+
+
+def _no_hole(number: int) -> Exception:
+    if number == errno.EBADF:
+        return Unsupported("discarding shared memory", "an attachment that may write", "one that may only read")
+    return OSError(number, f"shared memory cannot be discarded: {os.strerror(number)}")
 
 
 def _check_offset(offset: int) -> None:
@@ -285,8 +288,7 @@ class File:
     def shareable(self) -> bool:
         return not self.private
 
-    @property
-    def discard_advice(self) -> int:
+    def discard(self, source: Source, size: int) -> int | None:
         return _native.MADV_DONTNEED
 
     def source(self, size: int, writable: bool) -> Source:

@@ -265,7 +265,9 @@ class Reservation(_native.Hold):
             self.check_live()
             self._check_committed(where)
             for part in self._parts.inside(where):
-                self._space.discard(part.range, part.backing.discard_advice)
+                advice = part.backing.discard(part.source, part.range.size)
+                if advice is not None:
+                    self._space.discard(part.range, advice)
 
     def decommit(self, offset: SupportsIndex | str = 0, size: SupportsIndex | str | None = None) -> None:
         """Drop what is behind ``size`` bytes from ``offset``, by default all; the addresses stay ours.

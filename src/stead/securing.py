@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 PAGE = os.sysconf("SC_PAGESIZE")
 
+# FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE (uapi/linux/falloc.h)
+PUNCH_HOLE = 0x02 | 0x01
+
 
 def shared_memory(name: str, wanted: int, explicit_huge_pages: bool) -> tuple[int, int]:
     """A memfd of at least ``wanted`` bytes, all allocated, sealed against shrinking: its descriptor and size."""

@@ -120,10 +120,6 @@ def query_mappings(window: Range, pid: int | None = None) -> list[Mapping] | Non
         return None
 
 
-# The kernel has no query; a process without memory, or gone; a path longer than PATH_MAX.
-_ASK_THE_TEXT = (-errno.ENOTTY, -errno.EINVAL, -errno.ESRCH, -errno.ENAMETOOLONG)
-
-
 def _query(window: Range, pid: int | None) -> Iterator[Mapping]:
     # Opened afresh each time: looking is not the hot path.
     descriptor = _open_maps(pid)
@@ -136,9 +132,9 @@ def _query(window: Range, pid: int | None) -> Iterator[Mapping]:
                     continue
                 if answer == -errno.ENOENT:
                     return
-                if answer in _ASK_THE_TEXT:
-                    raise Unsupported("PROCMAP_QUERY", "Linux 6.11 or later", os.strerror(-answer))
-                raise OSError(-answer, os.strerror(-answer))
+                # ENOTTY: no such query, EPERM or ENOSYS: a sandbox or an emulator, ESRCH: no memory, or gone,
+                # ENAMETOOLONG: beyond PATH_MAX. The text answers all of these.
+                raise Unsupported("PROCMAP_QUERY", "Linux 6.11 or later", os.strerror(-answer))
             start, stop, flags, offset, inode, major, minor, name = answer
             if start >= window.stop:
                 return

@@ -231,7 +231,8 @@ class _Held:
             raise
 
     def commit(self, access: Access = "rw") -> None:
-        self.space.commit(self.middle, self.backing.source(self.middle.size, "w" in access), access)
+        self.source = self.backing.source(self.middle.size, "w" in access)
+        self.space.commit(self.middle, self.source, access)
 
     def view(self, writable: bool = True) -> memoryview:
         return self.space.view(self.middle, writable, self)
@@ -282,7 +283,9 @@ def discarded_memory_reads_as_zero(space: MemorySpace) -> None:
     for shared in (False, True):
         with _Held(space, shared=shared) as held, held.view() as view:
             view[:5] = b"stead"
-            space.discard(held.middle, held.backing.discard_advice)
+            advice = held.backing.discard(held.source, held.middle.size)
+            if advice is not None:
+                space.discard(held.middle, advice)
             assert not any(view), "the contents survived"
 
 

@@ -311,3 +311,24 @@ def test_two_hundred_spawned_workers_all_meet(shared: stead.Reservation) -> None
             process.join()
             met += 1
     assert met == 200
+
+
+def discard_as_told(handle: stead.Handle) -> str:
+    try:
+        handle.attach().discard(0, "1 MiB")
+    except stead.Unsupported as error:
+        return str(error)
+    return "discarded"
+
+
+def test_a_read_only_attachment_cannot_discard_what_it_may_not_write(shared: stead.Reservation) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as executor:
+        handle = stead.Handle.of(shared, access="r")
+        assert "may write" in executor.submit(discard_as_told, handle).result()
+    with shared.view(0, 5) as view:
+        assert bytes(view) == b"hello"
+    with ProcessPoolExecutor(1, mp_context=spawn) as executor:
+        assert executor.submit(discard_as_told, stead.Handle.of(shared)).result() == "discarded"
+    with shared.view(0, 5) as view:
+        assert bytes(view) == bytes(5)
