@@ -288,7 +288,9 @@ def claim_exactly(space: AddressSpace, outer: Range, wanted: Placement) -> None:
     # Not where the stack or the heap will grow: the kernel would let us, and the growth would die of it.
     room = next(space.outline(space.usable).occupied.overlapping(outer), None)
     if room and room.overlaps(space.usable):
-        by = Obstacle(room, "room that is kept clear for the stack or the heap to grow", "this process")
+        by = Obstacle(
+            room, "room that is kept clear (for the stack or the heap to grow, or by a sanitizer)", "this process"
+        )
         raise Occupied(outer, by, _nearest(space, outer, wanted))
     try:
         space.reserve_at(outer)

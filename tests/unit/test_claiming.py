@@ -162,3 +162,22 @@ def test_found_or_refused_and_never_clobbering(
         r.release()
         assert not space.kernel.ours
     assert not space.kernel.clobbered
+
+
+def test_under_thread_sanitizer_there_is_one_small_window() -> None:
+    space = SimulatedSpace(sanitizer="thread")
+    with stead.reserve("32 GiB", space=space) as r:
+        assert Range(0x10_0000_0000, 0x20_0000_0000).contains(r.range)
+    with pytest.raises(stead.NoGap):
+        stead.reserve("65 GiB", space=space)
+    with pytest.raises(stead.NoGap):
+        stead.reserve("1 MiB", space=space, within=(1 << 46, 1 << 47))
+
+
+@pytest.mark.parametrize("width", [32, 36, 39, 42, 46, 47, 48, 56])
+def test_every_width_of_addresses_has_room(width: int) -> None:
+    space = SimulatedSpace(width=width)
+    for size in (1, 1 << 20, 1 << min(width - 6, 42)):
+        with stead.reserve(size, space=space) as r:
+            assert space.usable.contains(r.range)
+            assert space.windows[0].contains(r.range)

@@ -178,7 +178,9 @@ def test_no_room_says_what_there_is() -> None:
 
 def test_not_into_the_growth_room_of_the_stack_or_the_heap() -> None:
     stack = next(each for each in stead.snapshot().mappings if each.kind == "stack")
-    heap = next(each for each in stead.snapshot().mappings if each.kind == "heap")
+    heap = next((each for each in stead.snapshot().mappings if each.kind == "heap"), None)
+    if heap is None:
+        pytest.skip("no [heap]: another malloc is loaded")
     for place in (stack.range.start - 40 * PAGE, heap.range.stop):
         with pytest.raises(stead.Occupied, match="kept clear"):
             stead.reserve(PAGE, at=place)
