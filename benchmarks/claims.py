@@ -11,6 +11,7 @@ import errno
 import multiprocessing
 import operator
 import os
+import threading
 import time
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,32 @@ def lost_claims(raw: Raw, rounds: int, n: int) -> list[Section]:
             ]
             sections.append(section)
     return sections
+
+
+def after_a_thread(raw: Raw, rounds: int, n: int) -> Section:
+    """Last, since a process that has had a second thread never again counts as one without."""
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    with reserve(GiB) as held:
+        found = in_turns(
+            {
+                "raw claim": raw.timed("lost_claim", held.address, 4 * KiB),
+                "claim": _loop_of_two(_native.claim, held.address, 4 * KiB),
+                "raw pair": raw.timed("pair", _free_place(GiB), GiB, 0),
+                "pair": timed(lambda: reserve(GiB).release()),
+            },
+            rounds,
+            n,
+        )
+    section = Section("7. in a process that has had a second thread: the GIL is released around each call")
+    section.rows = [
+        Row("C: a lost claim of 4 KiB", found["raw claim"]),
+        Row("stead._native.claim from Python", found["claim"], ("C", found["raw claim"])),
+        Row("C: mmap(MAP_FIXED_NOREPLACE) + munmap, at one place", found["raw pair"]),
+        Row("stead.reserve(1 << 30).release()", found["pair"], ("C", found["raw pair"])),
+    ]
+    return section
 
 
 def _loop_of_two(call: Callable[[int, int], int], first: int, second: int) -> Callable[[int], float]:
@@ -469,6 +496,7 @@ def main() -> None:
     show(at_the_limit(16 if quick else 256))
     large = [] if quick else [(256 * MiB, "256 MiB", 7)]
     show(*hand_over([(MiB, "1 MiB", rounds), *large]))
+    show(after_a_thread(raw, rounds, 500 if quick else 5_000))
 
     bounded = [row for each in sections for row in each.rows if row.bound]
     missed = [row for row in bounded if row.bound and row.bound.missed_by(row.ratio or 0.0)]

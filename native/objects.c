@@ -52,24 +52,45 @@ static PyObject *hold_take_over(PyObject *self, PyObject *const *args, Py_ssize_
     Py_RETURN_NONE;
 }
 
+/* Members as MEMBER numbers them below. */
+enum { SPACE = 3, PARTS = 4 };
+
+static void hold_set(Hold *self, int member, PyObject *value)
+{
+    Py_DECREF(self->members[member]);
+    self->members[member] = Py_NewRef(value);
+}
+
+/* Everything that makes a reservation, in one call: parts, ledger and forget are the same for all. */
 static PyObject *hold_claim(PyObject *type, PyObject *const *args, Py_ssize_t n)
 {
     uint64_t a[2];
     int64_t got;
-    if (unsigned_args("_claim", args, n, 2, a))
+    if (expect("_claim", n, 6) || unsigned_args("_claim", args + 4, 2, 2, a))
         return NULL;
+    PyObject *parts = args[0], *ledger = args[1], *forget = args[2], *space = args[3];
     CALL_WITHOUT_GIL(got, stead_claim(a[0], a[1]))
-    if (got == (int64_t)a[0]) {
-        PyObject *self = hold_new((PyTypeObject *)type, NULL, NULL);
-        if (self)
-            hold_take((Hold *)self, a[0], a[1]);
-        else
-            (void)stead_unmap(a[0], a[1]);
-        return self;
+    if (got != (int64_t)a[0]) {
+        if (got >= 0) /* a kernel that takes the address as a hint went elsewhere */
+            (void)stead_unmap((uint64_t)got, a[1]);
+        Py_RETURN_NONE;
     }
-    if (got >= 0) /* a kernel that takes the address as a hint went elsewhere */
-        (void)stead_unmap((uint64_t)got, a[1]);
-    Py_RETURN_NONE;
+    PyObject *self = hold_new((PyTypeObject *)type, NULL, NULL);
+    if (!self) {
+        (void)stead_unmap(a[0], a[1]);
+        return NULL;
+    }
+    hold_take((Hold *)self, a[0], a[1]);
+    hold_set((Hold *)self, SPACE, space);
+    hold_set((Hold *)self, PARTS, parts);
+    PyObject *entry = PyWeakref_NewRef(self, forget);
+    if (!entry || PySet_Add(ledger, entry)) {
+        Py_XDECREF(entry);
+        Py_DECREF(self); /* which unmaps */
+        return NULL;
+    }
+    Py_DECREF(entry);
+    return self;
 }
 
 static PyObject *hold_unmap(PyObject *object, PyObject *none)
@@ -108,7 +129,8 @@ static void hold_dealloc(PyObject *object)
 
 static PyMethodDef hold_methods[] = {
     {"_claim", (PyCFunction)(void (*)(void))hold_claim, METH_FASTCALL | METH_CLASS,
-     "_claim(address, size)\n--\n\nClaim, and a new object that holds what was claimed; None where that is refused."},
+     "_claim(parts, ledger, forget, space, address, size)\n--\n\n"
+     "Claim, and a new object that holds what was claimed and is in the ledger; None where that is refused."},
     {"_take_over", (PyCFunction)(void (*)(void))hold_take_over, METH_FASTCALL,
      "_take_over(address, size)\n--\n\nHold a range that was claimed: unmapped when the last reference goes."},
     {"_unmap", hold_unmap, METH_NOARGS, "_unmap()\n--\n\nGive the range back now: 0, or -errno and it is still held."},
@@ -119,7 +141,7 @@ static PyMethodDef hold_methods[] = {
 #define MEMBER(I, NAME) {NAME, T_OBJECT_EX, offsetof(Hold, members) + (I) * sizeof(PyObject *), 0, NULL}
 
 static PyMemberDef hold_members[] = {
-    MEMBER(0, "name"), MEMBER(1, "_range"), MEMBER(2, "_outer"), MEMBER(3, "_space"), MEMBER(4, "_parts"),
+    MEMBER(0, "name"), MEMBER(1, "_range"), MEMBER(2, "_outer"), MEMBER(SPACE, "_space"), MEMBER(PARTS, "_parts"),
     MEMBER(5, "_leases"), MEMBER(6, "_lingering"), MEMBER(7, "_identity"), MEMBER(8, "_end"), MEMBER(9, "_released"),
     {"generation", T_LONGLONG, offsetof(Hold, generation), 0, NULL},
     {"_address", T_ULONGLONG, offsetof(Hold, address), READONLY, NULL},

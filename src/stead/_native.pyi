@@ -56,7 +56,16 @@ class Hold:
     _identity: Any
     _end: Any
     @classmethod
-    def _claim(cls, address: int, size: int, /) -> Self | None: ...
+    def _claim(
+        cls,
+        parts: object,
+        ledger: set[Any],
+        forget: Callable[[Any], object],
+        space: object,
+        address: int,
+        size: int,
+        /,
+    ) -> Self | None: ...
     def _take_over(self, address: int, size: int, /) -> None: ...
     def _unmap(self) -> int: ...
     def _forget(self) -> None: ...

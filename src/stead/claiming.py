@@ -14,7 +14,7 @@ from stead.errors import AddressSpaceError, Contended, LimitReached, NoGap, Obst
 from stead.kernel import Manner
 from stead.placement import Placement, Preference
 from stead.ranges import Range, align_up
-from stead.reservation import Reservation
+from stead.reservation import Reservation, claim_here
 from stead.sizes import parse_size
 from stead.snapshot import SHARED_PREFIX
 from stead.space.process import ProcessSpace, this_process
@@ -102,7 +102,7 @@ def reserve(
         draw = next(_draws)
         if quick is not None and together is None:
             first, step, total, bytes_held = quick
-            reservation = Reservation.claim(space, first + draw % total * step, bytes_held)
+            reservation = claim_here(space, first + draw % total * step, bytes_held)
             if reservation is not None:
                 if name is not None:
                     reservation.name = name

@@ -28,10 +28,10 @@ class Held(Protocol):
     def released(self) -> bool: ...
 
 
-# ``add(ref(reservation, discard))`` enters one, until it is released, or gone: a set forgets a dead reference by
-# itself, at the price of a C call.
-_held: set[ref[Held]] = set()
-add, discard = _held.add, _held.discard
+# ``held.add(ref(reservation, forget))`` enters one, until it is released, or gone: a set forgets a dead
+# reference by itself, at the price of a C call.
+held: set[ref[Held]] = set()
+forget = held.discard
 
 
 def at(start: int) -> Held | None:
@@ -45,7 +45,7 @@ def within(where: Range) -> Iterator[Held]:
 
 
 def _live() -> Iterator[Held]:
-    for each in tuple(_held):
-        held = each()
-        if held is not None and not held.released:
-            yield held
+    for each in tuple(held):
+        found = each()
+        if found is not None and not found.released:
+            yield found

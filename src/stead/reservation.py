@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, SupportsIndex, get_args
 from weakref import ref
 
@@ -21,6 +22,7 @@ from stead.sizes import parse_size
 from stead.space.protocol import Access
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Literal, Self
 
@@ -37,8 +39,7 @@ os.register_at_fork(
 # Parts that are decommitted by one system call. At the limit of mappings there is no memory for long lists.
 _BATCH = 256
 
-# Looked up once: these are on the path of every reservation.
-_enter, _leave = ledger.add, ledger.discard
+# Looked up once: they are on the path of every reservation.
 _acquire, _unlock = table_lock.acquire, table_lock.release
 
 # Of every reservation that has nothing committed; replaced at its first commit, never changed.
@@ -84,18 +85,7 @@ class Reservation(_native.Hold):
             self._take_over(outer.start, outer.stop - outer.start)
         self._space = space
         self._parts = _NO_PARTS
-        _enter(ref(self, _leave))
-
-    @classmethod
-    def claim(cls, space: MemorySpace, address: int, size: int) -> Self | None:
-        """Claim exactly there in this process, whose ``space`` it is, and hold it; None where it is occupied, or
-        refused for another reason."""
-        made = cls._claim(address, size)
-        if made is not None:
-            made._space = space
-            made._parts = _NO_PARTS
-            _enter(ref(made, _leave))
-        return made
+        ledger.held.add(ref(self, ledger.forget))
 
     # ---- what it is ----
 
@@ -423,6 +413,13 @@ class Reservation(_native.Hold):
                 f"the reservation's end ({self.size} bytes)"
             )
         return Range.sized(self.range.start + start, align_up(length, page)), length
+
+
+claim_here: Callable[[MemorySpace, int, int], Reservation | None] = partial(
+    Reservation._claim, _NO_PARTS, ledger.held, ledger.forget
+)
+"""``claim_here(space, address, size)``: claim exactly there in this process, whose space it is, and hold it; None
+where it is occupied, or refused for another reason. One call of C: what every reservation costs."""
 
 
 def _check_access(access: str) -> None:
