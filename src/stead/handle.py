@@ -7,6 +7,7 @@ memory behind them. A process that has it already gets the one it has.
 from __future__ import annotations
 
 import copyreg
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,7 @@ from stead import ledger
 from stead.backing import File, SharedMemory
 from stead.backing import Part as MemoryPart
 from stead.claiming import claim_exactly
-from stead.descriptors import Descriptor, describe, open_descriptor
+from stead.descriptors import Descriptor, boot_id, describe, open_descriptor
 from stead.errors import AddressSpaceError, Occupied, Unsupported
 from stead.placement import Placement
 from stead.reservation import Reservation, table_lock
@@ -147,8 +148,8 @@ def _is_here(here: Reservation, sent: SentPart) -> bool:
 
 
 def _same_file(fd: int, sent: Descriptor) -> bool:
-    mine = describe(fd)
-    return (mine.boot, mine.device, mine.inode) == (sent.boot, sent.device, sent.inode)
+    mine = os.fstat(fd)
+    return (boot_id(), mine.st_dev, mine.st_ino) == (sent.boot, sent.device, sent.inode)
 
 
 def _received(sent: SentPart) -> Backing:

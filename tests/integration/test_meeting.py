@@ -332,3 +332,18 @@ def test_a_read_only_attachment_cannot_discard_what_it_may_not_write(shared: ste
         assert executor.submit(discard_as_told, stead.Handle.of(shared)).result() == "discarded"
     with shared.view(0, 5) as view:
         assert bytes(view) == bytes(5)
+
+
+def test_a_forked_child_gets_what_its_parent_commits_later() -> None:
+    """It inherited the reservation empty; what arrives is that one, not a stranger at the same place."""
+    with stead.reserve("1 MiB") as r:
+        here, there = multiprocessing.Pipe()
+        pid = os.fork()
+        if pid == 0:
+            arrived = here.recv()
+            with arrived.view(0, 5) as view:
+                os._exit(0 if arrived is r and bytes(view) == b"later" else 1)
+        with r.commit(0, PAGE, backing="shared") as view:
+            view[:5] = b"later"
+        there.send(r)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
