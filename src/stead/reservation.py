@@ -269,21 +269,17 @@ class Reservation(_native.Hold):
         where, _ = self._locate(offset, size)
         with table_lock:
             self.check_live()
-            if not self._parts.first(where, 1):
-                return
-            self._check_no_views(where, "decommit")
-            for edge in where:
-                for part in self._parts.overlapping(Range(edge - 1, edge + 1)):
-                    if part.range.start < edge < part.range.stop and edge % part.source.granularity:
-                        pages = part.source.granularity
-                        raise ValueError(f"cannot cut {part.range} at {edge:#x}: its pages have {pages} bytes")
-            start = where.start
-            while batch := self._parts.first(Range(start, where.stop), _BATCH):
-                stop = where.stop if len(batch) < _BATCH else min(batch[-1].range.stop, where.stop)
-                self._decommit(Range(start, stop))
-                start = stop
-                if start == where.stop:
-                    break
+            if self._leases:
+                self._check_no_views(where, "decommit")
+            for part, edge in self._parts.straddling(where):
+                pages = part.source.granularity
+                if edge % pages:
+                    raise ValueError(f"cannot cut {part.range} at {edge:#x}: its pages have {pages} bytes")
+            left: Range | None = where
+            while left and (batch := self._parts.first(left, _BATCH)):
+                stop = left.stop if len(batch) < _BATCH else min(batch[-1].range.stop, left.stop)
+                self._decommit(Range(left.start, stop))
+                left = Range(stop, left.stop) if stop < left.stop else None
 
     def _decommit(self, where: Range) -> None:
         taken = self._parts.inside(where)
@@ -389,8 +385,9 @@ class Reservation(_native.Hold):
 
     def _offset(self, offset: SupportsIndex | str) -> int:
         number = parse_size(offset, "offset")
-        if not 0 <= number < self.size:
-            raise ValueError(f"offset is {offset!r}, must be 0 or more and less than the size, {self.size}")
+        size = self.size
+        if not 0 <= number < size:
+            raise ValueError(f"offset is {offset!r}, must be 0 or more and less than the size, {size}")
         return number
 
     def _positive(self, size: SupportsIndex | str) -> int:
@@ -406,13 +403,16 @@ class Reservation(_native.Hold):
         page = self._space.granularity
         if start % page:
             raise ValueError(f"offset is {offset!r}, must be a multiple of the page size, {page}")
-        length = self.size - start if size is None else self._positive(size)
-        if start + length > self.size:
+        whole = self.range
+        left = whole.stop - whole.start - start
+        length = left if size is None else self._positive(size)
+        if length > left:
             raise ValueError(
-                f"size is {size!r} from offset {offset!r}: that is {start + length - self.size} bytes beyond "
-                f"the reservation's end ({self.size} bytes)"
+                f"size is {size!r} from offset {offset!r}: that is {length - left} bytes beyond the reservation's "
+                f"end ({self.size} bytes)"
             )
-        return Range.sized(self.range.start + start, align_up(length, page)), length
+        first = whole.start + start
+        return Range(first, first + align_up(length, page)), length
 
 
 claim_here: Callable[[MemorySpace, int, int], Reservation | None] = partial(
