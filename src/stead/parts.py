@@ -79,10 +79,12 @@ class PartTable:
 
     def straddling(self, where: Range) -> Iterator[tuple[Part, int]]:
         """Parts that an edge of ``where`` cuts in two, and the edge."""
-        found = self._parts[self._slice(where)]
-        for part, edge in ((found[0], where.start), (found[-1], where.stop)) if found else ():
-            if part.range.start < edge < part.range.stop:
-                yield part, edge
+        at = self._slice(where)
+        if at.start < at.stop:
+            for number, edge in ((at.start, where.start), (at.stop - 1, where.stop)):
+                part = self._parts[number]
+                if part.range.start < edge < part.range.stop:
+                    yield part, edge
 
     def put(self, part: Part) -> None:
         """Add a part, in the place of whatever pieces of parts are there."""
