@@ -11,8 +11,9 @@
 /* ---- Hold: a range that is given back at the end -------------------------------------------------- */
 
 /* The base of Reservation: what every reservation pays for is done here. Its members are None until they are
- * needed; T_OBJECT_EX, since CPython has a fast path for these alone. Not tracked by the garbage collector, unlike an object with __del__: that one may be finalized
- * while others of its cycle, views among them, are still used. */
+ * needed; T_OBJECT_EX, since CPython has a fast path for these alone. Not tracked by the garbage collector,
+ * unlike an object with __del__: that one may be finalized while others of its cycle, views among them, are
+ * still used. */
 typedef struct {
     PyObject_HEAD
     uint64_t address, size;
@@ -24,7 +25,7 @@ typedef struct {
 
 static PyObject *hold_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static long long serial; /* of the process; written under the GIL, or unique enough without it */
+    static long long serial; /* of the process */
     (void)args, (void)kwargs;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Hold *self = (Hold *)allocate(type, 0);
@@ -230,6 +231,28 @@ static void exporter_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+static PyMemberDef exporter_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Exporter, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot exporter_slots[] = {
+    {Py_tp_doc, "Exporter(address, size, readonly, owner)\n--\n\nsize bytes at address as a buffer of format 'B'; keeps owner alive."},
+    {Py_tp_new, exporter_new},
+    {Py_tp_dealloc, exporter_dealloc},
+    {Py_tp_traverse, exporter_traverse},
+    {Py_tp_members, exporter_members},
+    {Py_bf_getbuffer, exporter_getbuffer},
+    {0, NULL},
+};
+
+PyType_Spec stead_exporter_spec = {
+    .name = "stead._native.Exporter",
+    .basicsize = sizeof(Exporter),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = exporter_slots,
+};
+
 /* ---- Finalizer: a call at the very end ----------------------------------------------------------- */
 
 /* Calls when its last reference goes. Not tracked by the garbage collector, like Hold. */
@@ -304,26 +327,4 @@ PyType_Spec stead_finalizer_spec = {
     .basicsize = sizeof(Finalizer),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = finalizer_slots,
-};
-
-static PyMemberDef exporter_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(Exporter, weakrefs), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyType_Slot exporter_slots[] = {
-    {Py_tp_doc, "Exporter(address, size, readonly, owner)\n--\n\nsize bytes at address as a buffer of format 'B'; keeps owner alive."},
-    {Py_tp_new, exporter_new},
-    {Py_tp_dealloc, exporter_dealloc},
-    {Py_tp_traverse, exporter_traverse},
-    {Py_tp_members, exporter_members},
-    {Py_bf_getbuffer, exporter_getbuffer},
-    {0, NULL},
-};
-
-PyType_Spec stead_exporter_spec = {
-    .name = "stead._native.Exporter",
-    .basicsize = sizeof(Exporter),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = exporter_slots,
 };

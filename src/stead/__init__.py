@@ -4,7 +4,7 @@ Layers, each importing only to its right (import-linter holds the contract):
 
     cli → demo | view | doctor → testing → peers | handle → claiming → reservation | agreement → parts
         → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps
-        → placement → ranges → sizes | errors → _native
+        → placement → ranges → sizes | errors | proc → _native
 """
 
 from stead import peers

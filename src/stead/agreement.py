@@ -12,7 +12,7 @@ range taken for a moment and given back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -161,18 +161,11 @@ def _check_same(first: Proposal, proposals: Sequence[Message]) -> None:
 
 
 def _seeded(placement: Placement, token: bytes) -> Placement:
-    return Placement(
-        placement.size,
-        placement.within,
-        placement.alignment,
-        placement.guard,
-        placement.prefer,
-        int.from_bytes(token[:8], "big"),
-    )
+    return replace(placement, seed=int.from_bytes(token[:8], "big"))
 
 
 def _no_gap(placement: Placement, common: Footprint, peers: int) -> NoGap:
-    largest = max(common.occupied.gaps(placement.within), key=lambda gap: gap.size, default=None)
+    largest = common.occupied.largest_gap(placement.within)
     return NoGap(
         f"no range of {placement} is free in all of the {peers} peers; the largest common gap is {largest}",
         wanted=placement,

@@ -248,7 +248,7 @@ def _no_gap(space: AddressSpace, wanted: Sequence[Placement]) -> AddressSpaceErr
     if not window.overlaps(space.usable):
         return LimitReached(f"{window} is outside of {space.usable}, all that can be mapped here", "VA width")
     seen = space.footprint(window)
-    largest = max(seen.occupied.gaps(window), key=lambda gap: gap.size, default=None)
+    largest = seen.occupied.largest_gap(window)
     found = f"the largest gap is {largest}" if largest else "it has no gap at all"
     if largest is None and (by := space.obstacle(window)):
         found += f", being occupied by {by}"

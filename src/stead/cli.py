@@ -305,7 +305,7 @@ def _find(taken: Snapshot, wanted: Sequence[Placement]) -> Finding:
                 placement,
                 where,
                 placement.slots(seen).total,
-                max(occupied.gaps(window), key=lambda gap: gap.size, default=None),
+                occupied.largest_gap(window),
                 sorted(inside, key=lambda each: -each.range.size),
                 [(room, why) for room, why in growth if room.overlaps(window)],
             )

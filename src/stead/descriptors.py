@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stead.errors import PeerFailed
+from stead.proc import read_text, stat_field
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +90,9 @@ def _check(found: os.stat_result, sent: Descriptor, sender: str) -> None:
 
 
 def boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    return read_text("/proc/sys/kernel/random/boot_id")
 
 
 def start_time(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot (proc_pid_stat(5), field 22); None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
+    """When the process started, in clock ticks since boot; None if it is gone."""
+    return stat_field(pid, 22)

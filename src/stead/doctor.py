@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from stead import _native
 from stead.kernel import Manner
-from stead.securing import available_memory, explicit_huge_page_size
+from stead.proc import cgroup_memory, meminfo, read_number, read_text
+from stead.securing import available_memory
 from stead.sizes import format_size
-from stead.space.live import LiveKernel
+from stead.space.live import LiveKernel, soft_limit
 from stead.space.process import this_process
 
 if TYPE_CHECKING:
@@ -85,20 +86,20 @@ def _limits() -> Iterator[Limit]:
     now = LiveKernel().limits()
     yield _size_limit("RLIMIT_AS", now.max_address_space, now.address_space)
     yield _size_limit("RLIMIT_DATA", now.max_data, now.data)
-    yield _size_limit("RLIMIT_STACK", _resource(resource.RLIMIT_STACK), None)
+    yield _size_limit("RLIMIT_STACK", soft_limit(resource.RLIMIT_STACK), None)
     open_files = _open_files()
-    files = _resource(resource.RLIMIT_NOFILE)
+    files = soft_limit(resource.RLIMIT_NOFILE)
     yield Limit("RLIMIT_NOFILE", files, open_files, _count(files, open_files, "open"))
     yield Limit("vm.max_map_count", now.max_mappings, now.mappings, _count(now.max_mappings, now.mappings, "used"))
-    yield Limit("vm.overcommit_memory", _number("/proc/sys/vm/overcommit_memory"), None, now.overcommit)
-    floor = _number("/proc/sys/vm/mmap_min_addr")
+    yield Limit("vm.overcommit_memory", read_number("/proc/sys/vm/overcommit_memory"), None, now.overcommit)
+    floor = read_number("/proc/sys/vm/mmap_min_addr")
     yield Limit("vm.mmap_min_addr", floor, None, "not told" if floor is None else f"{floor:#x}")
     top = this_process().usable.stop
     yield Limit("addresses", top, None, f"{(top - 1).bit_length()} bits: up to {top:#x}")
-    aslr = _number("/proc/sys/kernel/randomize_va_space")
+    aslr = read_number("/proc/sys/kernel/randomize_va_space")
     states = {0: "off", 1: "on, except for the heap", 2: "on"}
     yield Limit("address randomization", aslr, None, states.get(-1 if aslr is None else aslr, "not told"))
-    bound, used = _cgroup_memory()
+    bound, used = _tightest_cgroup()
     yield _size_limit("cgroup memory", bound, used)
     free = available_memory()
     text = "not told" if free is None else format_size(free)
@@ -115,11 +116,6 @@ def _count(value: int | None, used: int | None, what: str) -> str:
     return text if used is None else f"{text}, {used:,} {what}"
 
 
-def _resource(which: int) -> int | None:
-    soft = resource.getrlimit(which)[0]
-    return None if soft == resource.RLIM_INFINITY else soft
-
-
 def _open_files() -> int | None:
     try:
         return len(os.listdir("/proc/self/fd"))
@@ -127,32 +123,9 @@ def _open_files() -> int | None:
         return None
 
 
-def _number(path: str) -> int | None:
-    try:
-        return int(_read(path))
-    except ValueError:
-        return None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
-def _cgroup_memory() -> tuple[int | None, int | None]:
-    """The tightest limit of this process's cgroup (v2) and of those above it, and what is used of it."""
-    path = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "")
-    parts = [part for part in path.split("/") if part and part != ".."]
-    found = []
-    for depth in range(len(parts) + 1):
-        folder = "/".join(["/sys/fs/cgroup", *parts[:depth]])
-        bound = _number(f"{folder}/memory.max")  # "max" where there is none
-        if bound is not None:
-            found.append((bound, _number(f"{folder}/memory.current")))
-    return min(found, key=lambda each: each[0]) if found else (None, None)
+def _tightest_cgroup() -> tuple[int | None, int | None]:
+    """The tightest limit on this process's memory, and what is used of it."""
+    return min(cgroup_memory(), key=lambda each: each[0], default=(None, None))
 
 
 # ---- features -------------------------------------------------------------------------------------
@@ -270,19 +243,15 @@ def _huge_switch(name: str, switch: str, absence: str) -> Feature:
     """Transparent huge pages: the kernel takes the advice in any case, so its switch is what decides."""
     with _scratch() as address:
         taken = _native.advise(address, _PAGE, _native.MADV_HUGEPAGE) >= 0
-    state = _read(_THP + switch)
+    state = read_text(_THP + switch)
     chosen = state.partition("[")[2].partition("]")[0] or "not in this kernel"
     present = taken and bool(state) and chosen not in ("never", "deny")
     return Feature(name, present, chosen, absence)
 
 
 def _huge_pool() -> Feature:
-    size = explicit_huge_page_size()
-    found: dict[str, int] = {}
-    for line in _read("/proc/meminfo").splitlines():
-        key, _, rest = line.partition(":")
-        if key.startswith("HugePages_"):
-            found[key] = int(rest.split()[0])
+    found = meminfo()
+    size = found.get("Hugepagesize", 0)
     free = max(found.get("HugePages_Free", 0) - found.get("HugePages_Rsvd", 0), 0)
     text = f"{free} of {format_size(size)} free" if size else "not in this kernel"
     return Feature("huge pages, explicit", bool(size and free), text, "huge='explicit' is refused")

@@ -87,7 +87,7 @@ class Handle:
         """
         with table_lock:
             own = ledger.at(self.outer.start)
-            if isinstance(own, Reservation) and own.identity == self.identity and not own.released:
+            if isinstance(own, Reservation) and own.identity == self.identity:
                 _bring_up_to_date(own, self.parts)
                 return own
             space = this_process()

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from stead.ranges import Range
+from stead.ranges import Range, gaps_between
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,13 +69,7 @@ class PartTable:
 
     def holes(self, where: Range) -> Iterator[Range]:
         """What of ``where`` is not committed."""
-        start = where.start
-        for each in self.overlapping(where):
-            if start < each.range.start:
-                yield Range(start, each.range.start)
-            start = each.range.stop
-        if start < where.stop:
-            yield Range(start, where.stop)
+        return gaps_between((each.range for each in self.overlapping(where)), where)
 
     def straddling(self, where: Range) -> Iterator[tuple[Part, int]]:
         """Parts that an edge of ``where`` cuts in two, and the edge."""

@@ -53,24 +53,18 @@ class Slots(NamedTuple):
 
     def choose(self, prefer: Preference, seed: int, attempt: int) -> Range | None:
         """See :meth:`Placement.choose`."""
-        total = self.total
+        size, step, runs, total = self
         if not total:
             return None
         if prefer == "scattered":
             chosen = scatter(seed, attempt) % total
         else:
             chosen = 0 if prefer == "low" else total - 1
-        return self.at(chosen)
-
-    def at(self, number: int) -> Range:
-        """The range in slot ``number``, counted from the lowest."""
-        size, step, runs, total = self
         for first, count in runs:
-            if number < count:
-                start = first + number * step
-                return Range(start, start + size)
-            number -= count
-        raise IndexError(f"number is {number + total}, and there are {total} slots")
+            if chosen < count:
+                return Range.sized(first + chosen * step, size)
+            chosen -= count
+        raise AssertionError(total)
 
 
 @dataclass(frozen=True, slots=True)

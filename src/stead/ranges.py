@@ -127,16 +127,24 @@ class RangeSet:
 
     def gaps(self, within: Range) -> Iterator[Range]:
         """What of ``within`` is not in the set, in order."""
-        start = within.start
-        for taken in self.overlapping(within):
-            if start < taken.start:
-                yield Range(start, taken.start)
-            start = taken.stop
-        if start < within.stop:
-            yield Range(start, within.stop)
+        return gaps_between(self.overlapping(within), within)
+
+    def largest_gap(self, within: Range) -> Range | None:
+        return max(self.gaps(within), key=lambda gap: gap.size, default=None)
 
 
 NOTHING = RangeSet()
+
+
+def gaps_between(ranges: Iterable[Range], within: Range) -> Iterator[Range]:
+    """What of ``within`` is in none of ``ranges``, which overlap it and come in order."""
+    start = within.start
+    for taken in ranges:
+        if start < taken.start:
+            yield Range(start, taken.start)
+        start = taken.stop
+    if start < within.stop:
+        yield Range(start, within.stop)
 
 
 def align_up(address: int, alignment: int) -> int:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from stead import _native
 from stead.errors import LimitReached, Unsupported
+from stead.proc import cgroup_memory, meminfo, read_text
+from stead.ranges import align_up
 from stead.sizes import format_size
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ PUNCH_HOLE = 0x02 | 0x01
 def shared_memory(name: str, wanted: int, explicit_huge_pages: bool) -> tuple[int, int]:
     """A memfd of at least ``wanted`` bytes, all allocated, sealed against shrinking: its descriptor and size."""
     page = needed_huge_page_size() if explicit_huge_pages else PAGE
-    size = -(-wanted // page) * page
+    size = align_up(wanted, page)
     fd = _memfd(name, os.MFD_HUGETLB if explicit_huge_pages else 0)
     try:
         _secure(fd, size, explicit_huge_pages)
@@ -98,40 +100,14 @@ def _check_available(needed: int, size: int) -> None:
 def available_memory() -> int | None:
     """Bytes that can be allocated without driving anyone out: MemAvailable and free swap, and what the
     cgroup leaves (v2). None where /proc does not tell."""
-    found: dict[str, int] = {}
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                key, _, rest = line.partition(":")
-                if key in ("MemAvailable", "SwapFree"):
-                    found[key] = int(rest.split()[0]) * 1024
-    except OSError:
-        return None
+    found = meminfo()
     if "MemAvailable" not in found:
         return None
     available = found["MemAvailable"] + found.get("SwapFree", 0)
-    for folder in _cgroup_folders():
-        try:
-            with open(f"{folder}/memory.max") as limit, open(f"{folder}/memory.current") as used:
-                bound = limit.read().strip()
-                if bound != "max":
-                    available = min(available, max(int(bound) - int(used.read()), 0))
-        except (OSError, ValueError):
-            continue
+    for limit, used in cgroup_memory():
+        if used is not None:
+            available = min(available, max(limit - used, 0))
     return available
-
-
-def _cgroup_folders() -> list[str]:
-    """This process's cgroup (v2) and those above it: each may bound memory."""
-    try:
-        with open("/proc/self/cgroup") as file:
-            path = next((line[3:].strip() for line in file if line.startswith("0::")), None)
-    except OSError:
-        return []
-    if path is None:
-        return []
-    parts = [part for part in path.split("/") if part and part != ".."]
-    return ["/sys/fs/cgroup/" + "/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
 def _no_memory(number: int, size: int, explicit: bool) -> Exception:
@@ -155,11 +131,9 @@ def _no_memory(number: int, size: int, explicit: bool) -> Exception:
 def transparent_huge_pages(switch: str) -> tuple[int, ...]:
     """The advice that asks for them. Raises Unsupported where the kernel would take it and do nothing."""
     path = f"/sys/kernel/mm/transparent_hugepage/{switch}"
-    try:
-        with open(path) as file:
-            state = file.read().strip()
-    except OSError:
-        raise Unsupported("huge='transparent'", "a kernel with transparent huge pages", f"no {path}") from None
+    state = read_text(path)
+    if not state:
+        raise Unsupported("huge='transparent'", "a kernel with transparent huge pages", f"no {path}")
     if "[never]" in state or "[deny]" in state:
         raise Unsupported("huge='transparent'", f"'advise' or 'always' in {path}", state)
     return (_native.MADV_HUGEPAGE,)
@@ -167,14 +141,7 @@ def transparent_huge_pages(switch: str) -> tuple[int, ...]:
 
 def explicit_huge_page_size() -> int:
     """Bytes of the default explicit huge page; 0 where there are none."""
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("Hugepagesize:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
+    return meminfo().get("Hugepagesize", 0)
 
 
 def needed_huge_page_size() -> int:

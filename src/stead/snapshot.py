@@ -193,11 +193,8 @@ def obstacle(where: Range, pid: int | None = None) -> Obstacle | None:
         return None
     number = os.getpid() if pid is None else pid
     owner = f"process {number}" + (f" ({name})" if (name := title(number)) else "")
-    first = next(_mark_ours(found, own=pid is None))
-    for each in _mark_ours(found, own=pid is None):
-        if each.range.overlaps(where):
-            first = each
-            break
+    # Whole mappings are found, and cut at the edges of what is ours: the first pieces may lie below.
+    first = next(each for each in _mark_ours(found, own=pid is None) if each.range.overlaps(where))
     name = first.name
     if first.kind is Kind.OURS:
         owner += ", reserved by stead"

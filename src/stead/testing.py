@@ -17,7 +17,7 @@ from stead.backing import ANONYMOUS, SharedMemory
 from stead.errors import LimitReached, Occupied
 from stead.kernel import Manner
 from stead.placement import Placement
-from stead.ranges import Range
+from stead.ranges import Range, align_up
 from stead.space.simulated import SimulatedKernel, SimulatedSpace
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def nonsense_is_refused_with_ValueError(space: AddressSpace) -> None:
 
 def beyond_the_usable_addresses_is_LimitReached(space: AddressSpace) -> None:
     page = space.granularity
-    beyond = Range.sized(-(-space.usable.stop // page) * page + page, page)
+    beyond = Range.sized(align_up(space.usable.stop, page) + page, page)
     error = _raises(LimitReached, lambda: space.reserve_at(beyond))
     assert isinstance(error, LimitReached)
     assert error.limit == "VA width"

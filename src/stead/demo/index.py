@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from zlib import crc32
 
+from stead.ranges import align_up
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -161,7 +163,7 @@ class _Writer:
     def room(self, size: int) -> int:
         """The address of ``size`` bytes of zeros."""
         at = self._used
-        self._used += -(-size // 8) * 8
+        self._used += align_up(size, 8)
         while self._used > self._committed:
             left = self._reservation.size - self._committed
             if not left:

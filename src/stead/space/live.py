@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from stead import _native
 from stead.kernel import Limits
-from stead.ranges import Range, RangeSet, align_up
+from stead.proc import read_number, stat_field
+from stead.ranges import Range, RangeSet, align_up, gaps_between
 from stead.snapshot import each_mapping_within, mappings_within, obstacle
 
 if TYPE_CHECKING:
@@ -24,14 +25,6 @@ _STACK_GUARD_GAP = 256 * _PAGE
 _UNLIMITED_STACK = 1 << 40
 # brk(2) has no limit of its own; nothing else lives near it, and a program that outgrows this uses mmap.
 _HEAP_ROOM = 1 << 36
-
-
-def _read_number(path: str) -> int | None:
-    try:
-        with open(path) as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return None
 
 
 def heap_room(end: int) -> Range:
@@ -50,7 +43,8 @@ def stack_room(start: int, pid: int = 0) -> Range:
     return Range(max(start - growth - _STACK_GUARD_GAP, 0) // _PAGE * _PAGE, align_up(start, _PAGE))
 
 
-def _soft_limit(which: int) -> int | None:
+def soft_limit(which: int) -> int | None:
+    """The soft limit of a ``resource.RLIMIT_…``; None where there is none."""
     soft = resource.getrlimit(which)[0]
     return None if soft == resource.RLIM_INFINITY else soft
 
@@ -68,26 +62,19 @@ class LiveKernel:
     name = staticmethod(_native.name)
 
     def __init__(self) -> None:
-        floor = _read_number("/proc/sys/vm/mmap_min_addr")
+        floor = read_number("/proc/sys/vm/mmap_min_addr")
         # Page 0 stays out of reach of placements even where root may map it: a null pointer must fault.
         self.min_address = max(align_up(65536 if floor is None else floor, _PAGE), _PAGE)
         self.sanitizer = _native.sanitizer()
-        self._stack = _stack_start()
+        self._stack = stat_field("self", 28) or 0  # where the main thread's stack began
 
     def mapped(self, window: Range) -> RangeSet:
         found = RangeSet(each.range for each in mappings_within(window))
         return RangeSet(found.overlapping(window))
 
     def lost(self, window: Range, *, committed: bool) -> Iterator[Range]:
-        start = window.start
-        for each in each_mapping_within(window):
-            if not committed and each.permissions[:3] != "---":
-                continue
-            if start < each.range.start:
-                yield Range(start, each.range.start)
-            start = each.range.stop
-        if start < window.stop:
-            yield Range(start, window.stop)
+        mapped = each_mapping_within(window)
+        return gaps_between((each.range for each in mapped if committed or each.permissions[:3] == "---"), window)
 
     def obstacle(self, where: Range) -> Obstacle | None:
         return obstacle(where)
@@ -116,22 +103,13 @@ class LiveKernel:
                         data = int(line.split()[1]) * 1024
         except OSError:
             pass  # no /proc: the limits that are left still say something
-        policy = _read_number("/proc/sys/vm/overcommit_memory")
+        policy = read_number("/proc/sys/vm/overcommit_memory")
         return Limits(
             mappings=mappings,
-            max_mappings=_read_number("/proc/sys/vm/max_map_count"),
+            max_mappings=read_number("/proc/sys/vm/max_map_count"),
             address_space=address_space,
-            max_address_space=_soft_limit(resource.RLIMIT_AS),
+            max_address_space=soft_limit(resource.RLIMIT_AS),
             data=data,
-            max_data=_soft_limit(resource.RLIMIT_DATA),
+            max_data=soft_limit(resource.RLIMIT_DATA),
             overcommit={0: "heuristic", 1: "always", 2: "never"}.get(-1 if policy is None else policy, "unknown"),
         )
-
-
-def _stack_start() -> int:
-    """Where the main thread's stack began (proc_pid_stat(5), field 28); 0 where it is not told."""
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[25])
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -1,0 +1,55 @@
+"""What /proc and /sys say, as plain values; None, or nothing, where they do not."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+def read_text(path: str) -> str:
+    """The file without the space around it; "" where it cannot be read."""
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def read_number(path: str) -> int | None:
+    try:
+        return int(read_text(path))
+    except ValueError:
+        return None
+
+
+def stat_field(pid: int | Literal["self"], number: int) -> int | None:
+    """A field of /proc/<pid>/stat by its number in proc_pid_stat(5), from 3 on; None where the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field is a name in parentheses, which may hold spaces and parentheses.
+            return int(file.read().rpartition(b")")[2].split()[number - 3])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def meminfo() -> dict[str, int]:
+    """/proc/meminfo: sizes in bytes, pages of the huge page pool as a count."""
+    found = {}
+    for line in read_text("/proc/meminfo").splitlines():
+        key, _, rest = line.partition(":")
+        amount, _, unit = rest.strip().partition(" ")
+        if amount.isdecimal():
+            found[key] = int(amount) * (1024 if unit == "kB" else 1)
+    return found
+
+
+def cgroup_memory() -> list[tuple[int, int | None]]:
+    """Each memory limit of this process's cgroup (v2) and of those above it, and what is used of it, in bytes."""
+    path = next((line[3:] for line in read_text("/proc/self/cgroup").splitlines() if line.startswith("0::")), "")
+    parts = [part for part in path.split("/") if part and part != ".."]
+    found = []
+    for depth in range(len(parts), -1, -1):
+        folder = "/".join(["/sys/fs/cgroup", *parts[:depth]])
+        limit = read_number(f"{folder}/memory.max")  # "max" where there is none
+        if limit is not None:
+            found.append((limit, read_number(f"{folder}/memory.current")))
+    return found
