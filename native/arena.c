@@ -1,0 +1,392 @@
+/* arena.c - the tables; large blocks, which are runs of units; from an address to its block. */
+#include <string.h>
+
+#include "fit.h"
+
+#define MAGIC UINT64_C(0x31616e6572610073) /* also the version of the layout */
+
+/* ---- the tables ---- */
+
+static const uint32_t width[STEAD_TABLES] = {
+    sizeof(uint64_t), sizeof(list_link), sizeof(zero_part), sizeof(span), 16 * sizeof(uint16_t), 256 * sizeof(uint16_t),
+};
+
+uint64_t stead_arena_table_used(int table, uint32_t units)
+{
+    return (table ? 0 : sizeof(stead_arena)) + (uint64_t)width[table] * units;
+}
+
+void stead_arena_tables(uint32_t max_units, uint64_t offsets[STEAD_TABLES + 1])
+{
+    uint64_t at = 0;
+    for (int i = 0; i < STEAD_TABLES; i++) {
+        offsets[i] = at;
+        at += (stead_arena_table_used(i, max_units) + 0xffff) & ~UINT64_C(0xffff); /* no page is larger */
+    }
+    offsets[STEAD_TABLES] = at;
+}
+
+stead_arena *stead_arena_make(void *memory, uint64_t base, uint32_t max_units, uint64_t guard)
+{
+    stead_arena *a = memory;
+    uint64_t at[STEAD_TABLES + 1];
+    stead_arena_tables(max_units, at);
+    a->ent = (uint64_t *)(a + 1);
+    a->links_of_runs = (void *)((char *)memory + at[1]);
+    a->zero = (void *)((char *)memory + at[2]);
+    a->spans = (void *)((char *)memory + at[3]);
+    a->links[0] = (void *)((char *)memory + at[4]);
+    a->links[1] = (void *)((char *)memory + at[5]);
+    a->base = base;
+    a->max_units = max_units;
+    a->guard_units = (uint32_t)(guard / STEAD_UNIT);
+    memset(a->bins, 0xff, sizeof a->bins);
+    for (unsigned i = 0; i < LANES; i++) {
+        memset(a->lanes[i].partial, 0xff, sizeof a->lanes[i].partial);
+        memset(a->lanes[i].spare, 0xff, sizeof a->lanes[i].spare);
+    }
+    a->magic = MAGIC;
+    return a;
+}
+
+void stead_arena_extend(stead_arena *a, uint32_t units, int zero)
+{
+    if (!units)
+        return;
+    stead_acquire(&a->runs_lock);
+    uint32_t head = a->units, stop = head + units;
+    ent_store(a, head, entry(FREE, units));
+    __atomic_store_n(&a->units, stop, __ATOMIC_RELEASE); /* the commit */
+    runs_add(a, head, units, (zero_part){head, zero ? stop : head});
+    stead_unlock(&a->runs_lock);
+}
+
+uint32_t stead_arena_units(const stead_arena *a) { return __atomic_load_n(&a->units, __ATOMIC_ACQUIRE); }
+uint32_t stead_arena_max_units(const stead_arena *a) { return a->max_units; }
+uint64_t stead_arena_base(const stead_arena *a) { return a->base; }
+uint32_t stead_class_size(uint32_t size_class) { return class_size(size_class); }
+
+/* ---- large blocks ---- */
+
+/* The class whose blocks all have this alignment, or STEAD_CLASSES: a run. */
+static inline unsigned class_of_request(const stead_arena *a, uint64_t size, uint64_t alignment)
+{
+    if (__builtin_expect(size > STEAD_SMALL || alignment > STEAD_UNIT || a->guard_units, 0))
+        return STEAD_CLASSES;
+    unsigned c = class_for(size);
+    while (c < STEAD_CLASSES && class_size(c) & (alignment - 1))
+        c++;
+    return c;
+}
+
+static uint64_t round_up(uint64_t value, uint64_t multiple)
+{
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+/* Guards are whole pages, and so must begin where a page does: a power of two that divides the guard. */
+static uint64_t guard_alignment(const stead_arena *a)
+{
+    return (a->guard_units & -a->guard_units) * (uint64_t)STEAD_UNIT;
+}
+
+/* Units of a run, its guard included; and where in it the block begins, so that it ends where its guard begins. */
+static uint64_t run_length(const stead_arena *a, uint64_t size, uint64_t alignment, uint32_t *offset)
+{
+    *offset = 0;
+    if (!a->guard_units)
+        return (size + STEAD_UNIT - 1) / STEAD_UNIT;
+    uint64_t whole = round_up(size, guard_alignment(a));
+    *offset = (uint32_t)((whole - size) & ~(alignment - 1));
+    return whole / STEAD_UNIT + a->guard_units;
+}
+
+static uint64_t run_alignment(const stead_arena *a, uint64_t alignment)
+{
+    uint64_t pages = guard_alignment(a);
+    return pages > alignment ? pages : alignment;
+}
+
+uint64_t large_usable(const stead_arena *a, uint64_t e)
+{
+    return (length_of(e) - a->guard_units) * (uint64_t)STEAD_UNIT - offset_of(e);
+}
+
+uint64_t large_address(const stead_arena *a, uint32_t head, uint64_t e)
+{
+    return address_of(a, head) + offset_of(e);
+}
+
+static int take_large(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block)
+{
+    uint32_t offset, head = NONE;
+    uint64_t units = run_length(a, size, alignment, &offset), e = 0;
+    zero_part zero;
+    if (units > a->max_units)
+        return STEAD_NO_SPACE;
+    stead_acquire(&a->runs_lock);
+    head = runs_take(a, (uint32_t)units, run_alignment(a, alignment), flags & STEAD_LAST, &zero);
+    if (head != NONE) {
+        e = large_entry(units, offset, (flags & STEAD_HOLD) != 0);
+        ent_store(a, head, e); /* the commit */
+    }
+    stead_unlock(&a->runs_lock);
+    if (head == NONE)
+        return STEAD_NO_SPACE;
+    uint64_t from = (uint64_t)(zero.from - head) * STEAD_UNIT, to = (uint64_t)(zero.to - head) * STEAD_UNIT;
+    block->address = large_address(a, head, e);
+    block->usable = large_usable(a, e);
+    block->node = large_node(head);
+    block->zero_from = from > offset ? from - offset : 0;
+    block->zero_to = to > offset ? to - offset : 0;
+    if (block->zero_to > block->usable)
+        block->zero_to = block->usable;
+    if (block->zero_from > block->zero_to)
+        block->zero_from = block->zero_to;
+    return STEAD_DONE;
+}
+
+int stead_arena_take(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block)
+{
+    if (__builtin_expect(a->disowned, 0))
+        return STEAD_DISOWNED;
+    unsigned c = class_of_request(a, size, alignment);
+    if (__builtin_expect(c < STEAD_CLASSES, 1))
+        return spans_take(a, c, alignment, flags, block);
+    int got = take_large(a, size, alignment, flags, block);
+    if (got == STEAD_NO_SPACE && flags & STEAD_LAST) {
+        stead_arena_purge(a);
+        got = take_large(a, size, alignment, flags, block);
+    }
+    return got;
+}
+
+uint64_t stead_arena_allocate(stead_arena *a, uint64_t size, uint64_t alignment)
+{
+    stead_block block;
+    return stead_arena_take(a, size, alignment, STEAD_LAST, &block) ? 0 : block.address;
+}
+
+uint64_t stead_arena_shortfall(stead_arena *a, uint64_t size, uint64_t alignment)
+{
+    unsigned c = class_of_request(a, size, alignment);
+    uint32_t offset;
+    int small = c < STEAD_CLASSES;
+    uint64_t units = small ? spans_length(a, c, SPAN_UNITS) : run_length(a, size, alignment, &offset);
+    stead_acquire(&a->runs_lock);
+    uint32_t end = a->units - runs_last_free(a);
+    uint64_t stop = runs_aligned(a, end, small ? STEAD_UNIT : run_alignment(a, alignment)) + units;
+    uint64_t missing = stop > a->units ? stop - a->units : 0;
+    stead_unlock(&a->runs_lock);
+    return missing;
+}
+
+/* ---- from an address to its block ---- */
+
+/* Finds what an address is in, and locks what keeps it so: the lane (returned) of a span, or runs_lock (NONE). */
+static unsigned enter(stead_arena *a, uint32_t unit, uint64_t *e)
+{
+    for (;;) {
+        *e = ent_load(a, unit);
+        if (kind_of(*e) == SPAN) {
+            unsigned l = lane_of(*e);
+            stead_acquire(&a->lanes[l].lock);
+            if (ent_load(a, unit) == *e)
+                return l;
+            stead_unlock(&a->lanes[l].lock);
+        } else {
+            stead_acquire(&a->runs_lock);
+            *e = a->ent[unit];
+            if (kind_of(*e) != SPAN)
+                return NONE;
+            stead_unlock(&a->runs_lock);
+        }
+    }
+}
+
+static void leave(stead_arena *a, unsigned l)
+{
+    stead_unlock(l == NONE ? &a->runs_lock : &a->lanes[l].lock);
+}
+
+static int unit_of(const stead_arena *a, uint64_t address, uint32_t *unit)
+{
+    uint64_t offset = address - a->base;
+    *unit = (uint32_t)(offset / STEAD_UNIT);
+    return address >= a->base && offset / STEAD_UNIT < stead_arena_units(a);
+}
+
+static int find_small(const stead_arena *a, uint64_t address, uint32_t head, unsigned c, stead_block *block)
+{
+    uint32_t offset = (uint32_t)(address - address_of(a, head)), size = class_size(c), i = offset / size;
+    unsigned word = word_of(a, head, c, i);
+    if (word != LIVE && word != HELD)
+        return STEAD_NOT_LIVE;
+    *block = (stead_block){.address = address - offset % size, .usable = size, .node = small_node(head, i)};
+    if (offset % size)
+        return STEAD_INTERIOR;
+    return word == HELD ? STEAD_HELD : STEAD_DONE;
+}
+
+/* The head of the run that a unit is in: by stepping back, and along all runs from the first, in turns, since a
+ * run may be long or runs many. */
+static uint32_t head_of(const stead_arena *a, uint32_t unit)
+{
+    for (uint32_t back = unit, along = 0;; back--) {
+        if (kind_of(a->ent[back]) && kind_of(a->ent[back]) != FOOT)
+            return back;
+        uint32_t stop = along + length_of(a->ent[along]);
+        if (unit < stop)
+            return along;
+        along = stop;
+    }
+}
+
+static int find_large(const stead_arena *a, uint64_t address, uint32_t unit, stead_block *block)
+{
+    uint32_t head = head_of(a, unit);
+    uint64_t e = a->ent[head], start = large_address(a, head, e);
+    if (kind_of(e) != LARGE || address < start || address - start >= large_usable(a, e))
+        return STEAD_NOT_LIVE;
+    *block = (stead_block){.address = start, .usable = large_usable(a, e), .node = large_node(head)};
+    if (address != start)
+        return STEAD_INTERIOR;
+    return held(e) ? STEAD_HELD : STEAD_DONE;
+}
+
+static int find(const stead_arena *a, uint64_t address, uint32_t unit, unsigned l, uint64_t e, stead_block *block)
+{
+    return l == NONE ? find_large(a, address, unit, block)
+                     : find_small(a, address, unit - back_of(e), class_of(e), block);
+}
+
+int stead_arena_find(stead_arena *a, uint64_t address, stead_block *block)
+{
+    uint32_t unit;
+    uint64_t e;
+    if (!unit_of(a, address, &unit))
+        return STEAD_FOREIGN;
+    unsigned l = enter(a, unit, &e);
+    int got = find(a, address, unit, l, e, block);
+    leave(a, l);
+    return got;
+}
+
+int stead_arena_free(stead_arena *a, uint64_t address)
+{
+    uint32_t unit;
+    uint64_t e;
+    stead_block block;
+    if (__builtin_expect(!unit_of(a, address, &unit), 0))
+        return STEAD_FOREIGN;
+    unsigned l = enter(a, unit, &e);
+    int got = find(a, address, unit, l, e, &block);
+    if (__builtin_expect(got == STEAD_DONE, 1)) {
+        uint32_t head = (uint32_t)(block.node >> 16);
+        if (l == NONE)
+            runs_give(a, head, length_of(a->ent[head]));
+        else
+            spans_push(a, l, class_of(e), head, (uint32_t)(block.node & 0xffff) >> 1);
+    }
+    leave(a, l);
+    return got;
+}
+
+/* Checked as well: a node that is given back twice must not free somebody else's block. */
+int stead_arena_give(stead_arena *a, uint64_t node)
+{
+    uint32_t head = (uint32_t)(node >> 16), i = (uint32_t)(node & 0xffff) >> 1;
+    uint64_t e;
+    int got = STEAD_NOT_LIVE;
+    unsigned l = enter(a, head, &e);
+    if (l != NONE) {
+        if (node & 1 && !back_of(e) && word_of(a, head, class_of(e), i) == HELD) {
+            spans_push(a, l, class_of(e), head, i);
+            got = STEAD_DONE;
+        }
+    } else if (!(node & 1) && kind_of(e) == LARGE && held(e)) {
+        runs_give(a, head, length_of(e));
+        got = STEAD_DONE;
+    }
+    leave(a, l);
+    return got;
+}
+
+/* ---- resize ---- */
+
+/* Under runs_lock. */
+static int resize_large(stead_arena *a, uint32_t head, uint64_t e, uint64_t units, uint64_t *missing)
+{
+    uint64_t length = length_of(e);
+    if (units < length) {
+        uint32_t rest = (uint32_t)(length - units), at = head + (uint32_t)units;
+        ent_store(a, at, entry(FREE, rest));
+        ent_store(a, head, e - ((uint64_t)rest << 32)); /* the commit */
+        runs_give(a, at, rest);
+    } else if (units > length) {
+        uint64_t more = units - length, stop = head + length;
+        uint64_t next = stop < a->units && kind_of(a->ent[stop]) == FREE ? length_of(a->ent[stop]) : 0;
+        if (next < more) {
+            if (stop + next == a->units)
+                *missing = more - next;
+            return STEAD_NO_SPACE;
+        }
+        runs_lengthen(a, head, e, (uint32_t)more);
+    }
+    return STEAD_DONE;
+}
+
+int stead_arena_resize(stead_arena *a, uint64_t address, uint64_t size, uint64_t *usable, uint64_t *missing)
+{
+    uint32_t unit;
+    uint64_t e;
+    stead_block block;
+    *missing = 0;
+    if (!unit_of(a, address, &unit))
+        return STEAD_FOREIGN;
+    unsigned l = enter(a, unit, &e);
+    int got = find(a, address, unit, l, e, &block);
+    if (got == STEAD_DONE) {
+        uint32_t head = (uint32_t)(block.node >> 16);
+        uint64_t units = (size + STEAD_UNIT - 1) / STEAD_UNIT;
+        if (l != NONE || a->guard_units) /* a guard stays where it is */
+            got = size <= block.usable ? STEAD_DONE : STEAD_NO_SPACE;
+        else
+            got = units > a->max_units ? STEAD_NO_SPACE : resize_large(a, head, e, units, missing);
+        *usable = l != NONE ? block.usable : large_usable(a, a->ent[head]);
+    }
+    leave(a, l);
+    return got;
+}
+
+/* ---- giving memory back ---- */
+
+uint64_t stead_arena_dirty(const stead_arena *a)
+{
+    return __atomic_load_n(&a->dirty_units, __ATOMIC_RELAXED) * STEAD_UNIT;
+}
+
+int stead_arena_checkout(stead_arena *a, uint64_t least, stead_run *run)
+{
+    if (a->disowned)
+        return 0;
+    stead_acquire(&a->runs_lock);
+    uint32_t head = runs_out(a, (least + STEAD_UNIT - 1) / STEAD_UNIT);
+    if (head != NONE) {
+        uint32_t units = length_of(a->ent[head]), stop = head + units;
+        zero_part zero = a->zero[head];
+        run->head = head;
+        run->units = units;
+        run->from = address_of(a, zero.from == head ? zero.to : head);
+        run->to = address_of(a, zero.to == stop ? zero.from : stop);
+    }
+    stead_unlock(&a->runs_lock);
+    return head != NONE;
+}
+
+void stead_arena_checkin(stead_arena *a, const stead_run *run, int zero)
+{
+    stead_acquire(&a->runs_lock);
+    runs_add(a, run->head, run->units, (zero_part){run->head, zero ? run->head + run->units : run->head});
+    stead_unlock(&a->runs_lock);
+}

@@ -1,0 +1,191 @@
+/* fit.h - the tables of an arena, for the files that make it up: runs.c, spans.c, arena.c, check.c, fork.c.
+ *
+ * What is authoritative: `units`, and ent[] at the head of every run. All else is derived from it and can be
+ * rebuilt: bins, list links, feet, what is known to be zero. A run is one of
+ *   FREE   in a bin; its last unit is its FOOT
+ *   LARGE  one block
+ *   SPAN   blocks of one size class, owned by one lane; every unit has an entry that leads to the head
+ *   OUT    taken out of the free ones while its memory is given back
+ * Invariant: ent[] is 0 in every other unit, so that any address finds out what it is in.
+ *
+ * In a span, a block's word in links[] says all about it: LIVE, HELD, or the next free block. (For memory shared
+ * between processes the words become private to the owner of the span, and holder words come beside them.)
+ *
+ * Locks: a lane's for its spans and their links; `runs_lock` for the rest; a lane's before runs_lock.
+ */
+#ifndef STEAD_FIT_H
+#define STEAD_FIT_H
+
+#include "arena.h"
+#include "lock.h"
+
+#define NONE 0xffffffffu
+#define LANES 16u
+#define SPAN_UNITS 16u
+
+enum { FREE = 1, LARGE, SPAN, FOOT, OUT };
+enum { LIVE = 0xffff, HELD = 0xfffe, END = 0xfffd }; /* words of links[] that are no block number */
+
+/* TLSF: the first level is the power of two, the second 32 steps in between. Up to 32 units every length has
+ * its own list. */
+#define SECOND 32u
+#define FIRST 28u
+
+typedef struct {
+    uint32_t next, prev; /* of FREE runs of one bin */
+} list_link;
+
+typedef struct {
+    uint32_t from, to; /* units of a FREE run that surely read as zeros: [from, to), one piece of it at most */
+} zero_part;
+
+typedef struct {
+    uint16_t free;  /* first free block, or END */
+    uint16_t fresh; /* blocks from here on were never handed out, and have no word yet */
+    uint16_t live;
+    uint16_t count; /* blocks that fit; with ZERO: the fresh ones read as zeros */
+    uint32_t next, prev;
+} span;
+
+#define ZERO 0x8000u
+#define COUNT(s) ((s)->count & ~ZERO)
+
+typedef struct {
+    stead_lock lock;
+    uint32_t partial[STEAD_CLASSES]; /* spans with a free block */
+    uint32_t spare[STEAD_CLASSES];   /* one without a live block, kept for the next */
+} __attribute__((aligned(128))) lane;
+
+struct stead_arena {
+    uint64_t magic;
+    uint64_t base;
+    uint32_t max_units, units;
+    uint32_t guard_units;
+    uint32_t disowned;
+
+    uint64_t *ent;
+    list_link *links_of_runs;
+    zero_part *zero;
+    span *spans;
+    uint16_t *links[2]; /* for classes from 256 bytes: 16 words for each unit; for smaller ones: 256 */
+
+    stead_lock runs_lock;
+    uint64_t used_units, peak_units, free_units, dirty_units, runs;
+    uint32_t first_map, second_map[FIRST], bins[FIRST][SECOND];
+
+    stead_arena *next; /* of those that a fork waits for */
+    int private_memory;
+    lane lanes[LANES];
+};
+
+/* ---- entries: kind 0-2 · length 32-63 · of a SPAN: class 3-8, lane 9-18, back 19-23 · of a LARGE: the offset of
+ * the block in its first unit 3-18, held 19 ---- */
+
+static inline uint64_t entry(unsigned kind, uint64_t length)
+{
+    return kind | length << 32;
+}
+
+static inline uint64_t span_entry(unsigned size_class, unsigned lane, unsigned back, uint64_t length)
+{
+    return entry(SPAN, length) | (uint64_t)size_class << 3 | (uint64_t)lane << 9 | (uint64_t)back << 19;
+}
+
+static inline uint64_t large_entry(uint64_t length, unsigned offset, int held)
+{
+    return entry(LARGE, length) | (uint64_t)offset << 3 | (uint64_t)held << 19;
+}
+
+static inline unsigned kind_of(uint64_t e) { return e & 7; }
+static inline unsigned class_of(uint64_t e) { return e >> 3 & 63; }
+static inline unsigned lane_of(uint64_t e) { return e >> 9 & 1023; }
+static inline unsigned back_of(uint64_t e) { return e >> 19 & 31; }
+static inline unsigned offset_of(uint64_t e) { return e >> 3 & 0xffff; }
+static inline int held(uint64_t e) { return e >> 19 & 1; }
+static inline uint32_t length_of(uint64_t e) { return (uint32_t)(e >> 32); }
+
+/* Read without a lock to find out which one to take, and again under it. */
+static inline uint64_t ent_load(const stead_arena *a, uint32_t unit)
+{
+    return __atomic_load_n(&a->ent[unit], __ATOMIC_RELAXED);
+}
+
+static inline void ent_store(stead_arena *a, uint32_t unit, uint64_t e)
+{
+    __atomic_store_n(&a->ent[unit], e, __ATOMIC_RELAXED);
+}
+
+/* ---- size classes: 16 to 128 by 16, then four for each doubling ---- */
+
+static inline unsigned class_for(uint64_t size)
+{
+    uint32_t s = (uint32_t)size - 1;
+    if (s < 128)
+        return s >> 4;
+    unsigned top = 31u - (unsigned)__builtin_clz(s);
+    return 8 + (top - 7) * 4 + (s >> (top - 2) & 3);
+}
+
+static inline uint32_t class_size(unsigned c)
+{
+    return c < 8 ? 16 * (c + 1) : (4 + c % 4 + 1) << (5 + (c - 8) / 4);
+}
+
+/* A span's words: one cache line or two where the blocks are large, and not one page of the table for each span. */
+static inline uint16_t *links_of(const stead_arena *a, uint32_t head, unsigned c)
+{
+    return c >= 11 ? a->links[0] + (uint64_t)head * 16 : a->links[1] + (uint64_t)head * 256;
+}
+
+static inline uint64_t address_of(const stead_arena *a, uint32_t unit)
+{
+    return a->base + (uint64_t)unit * STEAD_UNIT;
+}
+
+/* ---- runs.c: all under runs_lock ---- */
+
+/* A run of `units` units at an address that is a multiple of `alignment`, out of the free ones: its head, or NONE.
+ * It has a FREE entry of its own, in no bin: the caller commits another by one store. `zero`: the part of it that
+ * reads as zeros. Every store before leaves a list of runs that can be walked. */
+uint32_t runs_take(stead_arena *a, uint32_t units, uint64_t alignment, int everywhere, zero_part *zero);
+/* The used run [head, head + units) is free now. */
+void runs_give(stead_arena *a, uint32_t head, uint32_t units);
+/* The same for one that was not used; it is merged with its neighbours by one store. */
+void runs_add(stead_arena *a, uint32_t head, uint32_t units, zero_part zero);
+/* The run at `head`, with this entry, gets the first `units` of the FREE run behind it. */
+void runs_lengthen(stead_arena *a, uint32_t head, uint64_t e, uint32_t units);
+/* A FREE run with at least `dirty` units that may have been touched becomes an OUT one: its head, or NONE. */
+uint32_t runs_out(stead_arena *a, uint64_t dirty);
+uint32_t runs_longest(const stead_arena *a);
+uint32_t runs_last_free(const stead_arena *a); /* length of the FREE run at the very end, or 0 */
+uint64_t runs_aligned(const stead_arena *a, uint32_t unit, uint64_t alignment);
+void runs_bin(uint32_t units, unsigned *first, unsigned *second);
+
+/* ---- spans.c ---- */
+
+int spans_take(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_block *block);
+uint32_t spans_length(const stead_arena *a, unsigned c, uint32_t units);
+/* Under the lock of the lane l that owns the span at `head`. */
+void spans_push(stead_arena *a, unsigned l, unsigned c, uint32_t head, uint32_t i);
+
+static inline uint64_t small_node(uint32_t head, uint32_t i) { return (uint64_t)head << 16 | i << 1 | 1; }
+static inline uint64_t large_node(uint32_t head) { return (uint64_t)head << 16; }
+
+/* A block's word; END for one that was never handed out, or does not exist. */
+static inline unsigned word_of(const stead_arena *a, uint32_t head, unsigned c, uint32_t i)
+{
+    const span *s = &a->spans[head];
+    return i < s->fresh && i < COUNT(s) ? links_of(a, head, c)[i] : END;
+}
+
+/* ---- arena.c ---- */
+
+uint64_t large_usable(const stead_arena *a, uint64_t e);
+uint64_t large_address(const stead_arena *a, uint32_t head, uint64_t e);
+
+/* ---- fork.c ---- */
+
+void arena_lock_all(stead_arena *a);
+void arena_unlock_all(stead_arena *a);
+
+#endif

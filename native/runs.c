@@ -1,0 +1,257 @@
+/* runs.c - runs of units: segregated fit with immediate coalescing. Constant time, but for the search of
+ * one list where nothing larger is left. */
+#include "fit.h"
+
+void runs_bin(uint32_t units, unsigned *first, unsigned *second)
+{
+    if (units < SECOND) {
+        *first = 0;
+        *second = units;
+    } else {
+        unsigned top = 31u - (unsigned)__builtin_clz(units);
+        *first = top - 4;
+        *second = units >> (top - 5) & (SECOND - 1);
+    }
+}
+
+static uint32_t dirty(uint32_t units, zero_part zero)
+{
+    return units - (zero.to - zero.from);
+}
+
+static zero_part larger(zero_part one, zero_part other)
+{
+    if (one.to == other.from)
+        return (zero_part){one.from, other.to};
+    return one.to - one.from >= other.to - other.from ? one : other;
+}
+
+static zero_part within(zero_part zero, uint32_t from, uint32_t to)
+{
+    if (zero.from < from)
+        zero.from = from;
+    if (zero.to > to)
+        zero.to = to;
+    return zero.from < zero.to ? zero : (zero_part){from, from};
+}
+
+static void put(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
+{
+    unsigned f, s;
+    runs_bin(units, &f, &s);
+    uint32_t next = a->bins[f][s];
+    a->links_of_runs[head] = (list_link){next, NONE};
+    if (next != NONE)
+        a->links_of_runs[next].prev = head;
+    a->bins[f][s] = head;
+    a->second_map[f] |= 1u << s;
+    a->first_map |= 1u << f;
+    a->zero[head] = zero;
+    a->runs++;
+    a->free_units += units;
+    __atomic_store_n(&a->dirty_units, a->dirty_units + dirty(units, zero), __ATOMIC_RELAXED);
+    if (units > 1)
+        ent_store(a, head + units - 1, entry(FOOT, units));
+    ent_store(a, head, entry(FREE, units)); /* the commit */
+}
+
+/* Out of its bin; its entries stay. */
+static void pull(stead_arena *a, uint32_t head, uint32_t units)
+{
+    unsigned f, s;
+    runs_bin(units, &f, &s);
+    list_link at = a->links_of_runs[head];
+    if (at.next != NONE)
+        a->links_of_runs[at.next].prev = at.prev;
+    if (at.prev != NONE) {
+        a->links_of_runs[at.prev].next = at.next;
+    } else {
+        a->bins[f][s] = at.next;
+        if (at.next == NONE) {
+            a->second_map[f] &= ~(1u << s);
+            if (!a->second_map[f])
+                a->first_map &= ~(1u << f);
+        }
+    }
+    a->runs--;
+    a->free_units -= units;
+    __atomic_store_n(&a->dirty_units, a->dirty_units - dirty(units, a->zero[head]), __ATOMIC_RELAXED);
+}
+
+void runs_add(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
+{
+    uint32_t start = head, stop = head + units, inside[3], count = 0;
+    if (head) {
+        uint64_t before = a->ent[head - 1];
+        if (kind_of(before) == FOOT || (kind_of(before) == FREE && length_of(before) == 1)) {
+            start = head - length_of(before);
+            pull(a, start, length_of(before));
+            zero = larger(a->zero[start], zero);
+            if (head - 1 > start)
+                inside[count++] = head - 1;
+            inside[count++] = head;
+        }
+    }
+    if (stop < a->units && kind_of(a->ent[stop]) == FREE) {
+        uint32_t length = length_of(a->ent[stop]);
+        pull(a, stop, length);
+        zero = larger(zero, a->zero[stop]);
+        inside[count++] = stop;
+        stop += length;
+    }
+    put(a, start, stop - start, zero);
+    while (count--)
+        if (inside[count] != stop - 1)
+            ent_store(a, inside[count], 0);
+}
+
+static void use(stead_arena *a, uint64_t units)
+{
+    a->used_units += units;
+    if (a->used_units > a->peak_units)
+        a->peak_units = a->used_units;
+}
+
+void runs_give(stead_arena *a, uint32_t head, uint32_t units)
+{
+    a->used_units -= units;
+    runs_add(a, head, units, (zero_part){head, head});
+}
+
+void runs_lengthen(stead_arena *a, uint32_t head, uint64_t e, uint32_t units)
+{
+    uint32_t at = head + length_of(e), length = length_of(a->ent[at]);
+    zero_part zero = a->zero[at];
+    pull(a, at, length);
+    if (length > units)
+        put(a, at + units, length - units, within(zero, at + units, at + length));
+    ent_store(a, head, e + ((uint64_t)units << 32)); /* the commit */
+    ent_store(a, at, 0);
+    if (length == units)
+        ent_store(a, at + length - 1, 0);
+    use(a, units);
+}
+
+/* The longest first: few system calls for much memory. */
+uint32_t runs_out(stead_arena *a, uint64_t least)
+{
+    for (unsigned f = FIRST; f--;) {
+        for (unsigned s = SECOND; a->first_map >> f & 1 && s--;) {
+            for (uint32_t head = a->bins[f][s]; head != NONE; head = a->links_of_runs[head].next) {
+                uint32_t units = length_of(a->ent[head]);
+                if (dirty(units, a->zero[head]) < least)
+                    continue;
+                pull(a, head, units);
+                ent_store(a, head, entry(OUT, units));
+                if (units > 1)
+                    ent_store(a, head + units - 1, 0);
+                return head;
+            }
+        }
+    }
+    return NONE;
+}
+
+/* The first unit from `unit` on whose address is a multiple of `alignment`; past the end if there is none. */
+uint64_t runs_aligned(const stead_arena *a, uint32_t unit, uint64_t alignment)
+{
+    if (alignment <= STEAD_UNIT)
+        return unit;
+    uint64_t rest = address_of(a, unit) & (alignment - 1);
+    return rest ? unit + (alignment - rest) / STEAD_UNIT : unit;
+}
+
+/* The first run of a list that has room; after `patience` of them, NONE. */
+static uint32_t first_fit(const stead_arena *a, uint32_t head, uint32_t units, uint64_t alignment, uint32_t patience)
+{
+    for (; head != NONE && patience--; head = a->links_of_runs[head].next)
+        if (runs_aligned(a, head, alignment) + units <= (uint64_t)head + length_of(a->ent[head]))
+            return head;
+    return NONE;
+}
+
+/* The first list at or above a bin that is not empty. */
+static int next_bin(const stead_arena *a, unsigned *f, unsigned *s)
+{
+    if (*s >= SECOND) {
+        *s = 0;
+        ++*f;
+    }
+    if (*f >= FIRST)
+        return 0;
+    uint32_t map = a->second_map[*f] & ~0u << *s;
+    if (!map) {
+        uint32_t above = *f + 1 < FIRST ? a->first_map & ~0u << (*f + 1) : 0;
+        if (!above)
+            return 0;
+        *f = (unsigned)__builtin_ctz(above);
+        map = a->second_map[*f];
+    }
+    *s = (unsigned)__builtin_ctz(map);
+    return 1;
+}
+
+static uint32_t find(const stead_arena *a, uint32_t units, uint64_t alignment, int everywhere)
+{
+    unsigned f, s;
+    runs_bin(units, &f, &s);
+    /* Its own list holds what fits best, and what was just given back; not all of it may be long enough. */
+    uint32_t head = first_fit(a, a->bins[f][s], units, alignment, 8);
+    if (head != NONE)
+        return head;
+    uint64_t enough = units + (alignment > STEAD_UNIT ? alignment / STEAD_UNIT - 1 : 0);
+    if (enough <= a->units) {
+        unsigned ef, es;
+        runs_bin((uint32_t)enough, &ef, &es);
+        es++; /* in the lists above its own all are long enough */
+        if (next_bin(a, &ef, &es))
+            return a->bins[ef][es];
+    }
+    uint32_t patience = everywhere ? NONE : 64;
+    for (; next_bin(a, &f, &s); s++) {
+        head = first_fit(a, a->bins[f][s], units, alignment, patience);
+        if (head != NONE || !everywhere)
+            return head;
+    }
+    return NONE;
+}
+
+uint32_t runs_take(stead_arena *a, uint32_t units, uint64_t alignment, int everywhere, zero_part *zero)
+{
+    uint32_t run = find(a, units, alignment, everywhere);
+    if (run == NONE)
+        return NONE;
+    uint32_t length = length_of(a->ent[run]), head = (uint32_t)runs_aligned(a, run, alignment);
+    zero_part known = a->zero[run];
+    uint32_t stop = head + units, end = run + length;
+    pull(a, run, length);
+    if (end > stop)
+        put(a, stop, end - stop, within(known, stop, end));
+    else if (length > 1)
+        ent_store(a, end - 1, 0);
+    ent_store(a, head, entry(FREE, units)); /* a commit where head == run */
+    if (head > run)
+        put(a, run, head - run, within(known, run, head)); /* here it is in that */
+    *zero = within(known, head, stop);
+    use(a, units);
+    return head;
+}
+
+uint32_t runs_last_free(const stead_arena *a)
+{
+    uint64_t e = a->units ? a->ent[a->units - 1] : 0;
+    return kind_of(e) == FOOT || (kind_of(e) == FREE && length_of(e) == 1) ? length_of(e) : 0;
+}
+
+uint32_t runs_longest(const stead_arena *a)
+{
+    if (!a->first_map)
+        return 0;
+    unsigned f = 31u - (unsigned)__builtin_clz(a->first_map);
+    unsigned s = 31u - (unsigned)__builtin_clz(a->second_map[f]);
+    uint32_t longest = 0;
+    for (uint32_t head = a->bins[f][s]; head != NONE; head = a->links_of_runs[head].next)
+        if (length_of(a->ent[head]) > longest)
+            longest = length_of(a->ent[head]);
+    return longest;
+}

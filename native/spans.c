@@ -1,0 +1,212 @@
+/* spans.c - small blocks: spans of one size class, which lanes own.
+ *
+ * A thread keeps to one lane, so that threads seldom meet; who frees a block takes the lock of the lane that owns
+ * its span. A lane keeps one empty span of each class: memory goes back to the runs in spans, not in blocks.
+ */
+#include <stdatomic.h>
+
+#include "fit.h"
+
+/* ---- lanes ---- */
+
+/* A place in the thread's own block costs a tenth of a call to __tls_get_addr; musl cannot give one to a library
+ * that is loaded late. */
+#ifdef __GLIBC__
+__attribute__((tls_model("initial-exec")))
+#endif
+static _Thread_local uint32_t my_lane;
+
+static uint32_t next_lane(void)
+{
+    static atomic_uint threads;
+    return my_lane = atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) % LANES + 1;
+}
+
+/* The thread's lane, locked; another one from now on if somebody is inside. */
+static unsigned enter_lane(stead_arena *a)
+{
+    uint32_t i = my_lane ? my_lane : next_lane();
+    if (__builtin_expect(!stead_try_lock(&a->lanes[i - 1].lock), 0)) {
+        i = next_lane();
+        stead_acquire(&a->lanes[i - 1].lock);
+    }
+    return i - 1;
+}
+
+/* ---- lists of spans; under the lane's lock, like all that follows ---- */
+
+static void push(stead_arena *a, uint32_t *list, uint32_t head)
+{
+    a->spans[head].next = *list;
+    a->spans[head].prev = NONE;
+    if (*list != NONE)
+        a->spans[*list].prev = head;
+    *list = head;
+}
+
+static void drop(stead_arena *a, uint32_t *list, uint32_t head)
+{
+    const span *s = &a->spans[head];
+    if (s->next != NONE)
+        a->spans[s->next].prev = s->prev;
+    if (s->prev != NONE)
+        a->spans[s->prev].next = s->next;
+    else
+        *list = s->next;
+}
+
+/* Units of a span: without those at the end that no block reaches. Smaller in a small arena, where one span would
+ * be all of it. */
+uint32_t spans_length(const stead_arena *a, unsigned c, uint32_t units)
+{
+    if (units > a->max_units / 64)
+        units = a->max_units / 64;
+    uint32_t blocks = units * STEAD_UNIT / class_size(c);
+    return ((blocks ? blocks : 1) * class_size(c) + STEAD_UNIT - 1) / STEAD_UNIT;
+}
+
+static int new_span(stead_arena *a, unsigned l, unsigned c, uint32_t units, int everywhere)
+{
+    zero_part zero;
+    stead_acquire(&a->runs_lock);
+    uint32_t head = runs_take(a, units, STEAD_UNIT, everywhere, &zero);
+    if (head != NONE) {
+        uint32_t count = units * STEAD_UNIT / class_size(c);
+        int clean = zero.to - zero.from == units;
+        a->spans[head] =
+            (span){.free = END, .count = (uint16_t)(count | (clean ? ZERO : 0)), .next = NONE, .prev = NONE};
+        for (uint32_t i = 1; i < units; i++)
+            ent_store(a, head + i, span_entry(c, l, i, units));
+        ent_store(a, head, span_entry(c, l, 0, units)); /* the commit */
+    }
+    stead_unlock(&a->runs_lock);
+    if (head == NONE)
+        return 0;
+    push(a, &a->lanes[l].partial[c], head);
+    return 1;
+}
+
+static void give_span(stead_arena *a, uint32_t head)
+{
+    stead_acquire(&a->runs_lock);
+    uint32_t units = length_of(a->ent[head]);
+    for (uint32_t i = 1; i < units; i++)
+        ent_store(a, head + i, 0);
+    runs_give(a, head, units);
+    stead_unlock(&a->runs_lock);
+}
+
+/* ---- blocks ---- */
+
+static inline int full(const span *s)
+{
+    return s->free == END && s->fresh == COUNT(s);
+}
+
+static inline int pop(stead_arena *a, unsigned l, unsigned c, int flags, stead_block *block)
+{
+    lane *mine = &a->lanes[l];
+    uint32_t head = mine->partial[c];
+    if (__builtin_expect(head == NONE, 0)) {
+        head = mine->spare[c];
+        if (head == NONE)
+            return 0;
+        mine->spare[c] = NONE;
+        push(a, &mine->partial[c], head);
+    }
+    span *s = &a->spans[head];
+    uint16_t *links = links_of(a, head, c);
+    uint32_t size = class_size(c), i = s->free;
+    block->zero_from = block->zero_to = 0;
+    if (i != END) {
+        s->free = links[i];
+    } else {
+        i = s->fresh++;
+        block->zero_to = s->count & ZERO ? size : 0;
+    }
+    links[i] = flags & STEAD_HOLD ? HELD : LIVE;
+    s->live++;
+    if (__builtin_expect(full(s), 0))
+        drop(a, &mine->partial[c], head);
+    block->address = address_of(a, head) + (uint64_t)i * size;
+    block->usable = size;
+    block->node = small_node(head, i);
+    return 1;
+}
+
+void spans_push(stead_arena *a, unsigned l, unsigned c, uint32_t head, uint32_t i)
+{
+    lane *mine = &a->lanes[l];
+    span *s = &a->spans[head];
+    int was_full = full(s);
+    links_of(a, head, c)[i] = s->free;
+    s->free = (uint16_t)i;
+    if (__builtin_expect(was_full, 0))
+        push(a, &mine->partial[c], head);
+    if (--s->live || (mine->partial[c] == head && s->next == NONE))
+        return;
+    drop(a, &mine->partial[c], head);
+    if (mine->spare[c] == NONE)
+        mine->spare[c] = head;
+    else
+        give_span(a, head);
+}
+
+void stead_arena_purge(stead_arena *a)
+{
+    for (unsigned l = 0; l < LANES; l++) {
+        lane *each = &a->lanes[l];
+        stead_acquire(&each->lock);
+        for (unsigned c = 0; c < STEAD_CLASSES; c++) {
+            if (each->spare[c] != NONE)
+                give_span(a, each->spare[c]);
+            each->spare[c] = NONE;
+            for (uint32_t head = each->partial[c], next; head != NONE; head = next) {
+                next = a->spans[head].next;
+                if (!a->spans[head].live) {
+                    drop(a, &each->partial[c], head);
+                    give_span(a, head);
+                }
+            }
+        }
+        stead_unlock(&each->lock);
+    }
+}
+
+/* Nothing can be added: a span as short as need be, or a free block of any lane, of this class or a larger one. */
+static int pop_anywhere(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_block *block)
+{
+    for (uint32_t units = SPAN_UNITS; units; units /= 2) {
+        unsigned l = enter_lane(a);
+        int found = new_span(a, l, c, spans_length(a, c, units), 1) && pop(a, l, c, flags, block);
+        stead_unlock(&a->lanes[l].lock);
+        if (found)
+            return 1;
+    }
+    for (; c < STEAD_CLASSES; c++) {
+        if (class_size(c) & (alignment - 1))
+            continue;
+        for (unsigned l = 0; l < LANES; l++) {
+            stead_acquire(&a->lanes[l].lock);
+            int found = pop(a, l, c, flags, block);
+            stead_unlock(&a->lanes[l].lock);
+            if (found)
+                return 1;
+        }
+    }
+    return 0;
+}
+
+int spans_take(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_block *block)
+{
+    unsigned l = enter_lane(a);
+    int found = pop(a, l, c, flags, block) ||
+                (new_span(a, l, c, spans_length(a, c, SPAN_UNITS), 0) && pop(a, l, c, flags, block));
+    stead_unlock(&a->lanes[l].lock);
+    if (found)
+        return STEAD_DONE;
+    if (!(flags & STEAD_LAST))
+        return STEAD_NO_SPACE;
+    stead_arena_purge(a);
+    return pop_anywhere(a, c, alignment, flags, block) ? STEAD_DONE : STEAD_NO_SPACE;
+}
