@@ -40,6 +40,7 @@ stead_arena *stead_arena_make(void *memory, uint64_t base, uint32_t max_units, u
     a->base = base;
     a->max_units = max_units;
     a->guard_units = (uint32_t)(guard / STEAD_UNIT);
+    a->top = NONE;
     memset(a->bins, 0xff, sizeof a->bins);
     for (unsigned i = 0; i < LANES; i++) {
         memset(a->lanes[i].partial, 0xff, sizeof a->lanes[i].partial);

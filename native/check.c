@@ -163,7 +163,7 @@ static const char *check_bins(const stead_arena *a, uint32_t *unit, sums *sum)
                 unsigned wf, ws;
                 *unit = head;
                 MUST(head < a->units && kind_of(a->ent[head]) == FREE, "a bin holds what is not free");
-                MUST(++listed <= sum->runs, "a bin has a loop");
+                MUST(head != a->top && ++listed <= sum->runs, "a bin has a loop, or holds the top");
                 runs_bin(length_of(a->ent[head]), &wf, &ws);
                 MUST(wf == f && ws == s, "a free run is in another's bin");
                 MUST(a->links_of_runs[head].prev == prev, "a bin's links do not meet");
@@ -171,7 +171,11 @@ static const char *check_bins(const stead_arena *a, uint32_t *unit, sums *sum)
             }
         }
     }
-    MUST(listed == sum->runs, "a free run is in no bin");
+    if (a->top != NONE) {
+        *unit = a->top;
+        MUST(kind_of(a->ent[a->top]) == FREE && a->top + length_of(a->ent[a->top]) == a->units, "the top is not at the end");
+    }
+    MUST(listed + (a->top != NONE) == sum->runs, "a free run is in no bin");
     return NULL;
 }
 

@@ -2,7 +2,7 @@
  *
  * What is authoritative: `units`, and ent[] at the head of every run. All else is derived from it and can be
  * rebuilt: bins, list links, feet, what is known to be zero. A run is one of
- *   FREE   in a bin; its last unit is its FOOT
+ *   FREE   in a bin, or the top; its last unit is its FOOT
  *   LARGE  one block
  *   SPAN   blocks of one size class, owned by one lane; every unit has an entry that leads to the head
  *   OUT    taken out of the free ones while its memory is given back
@@ -71,6 +71,7 @@ struct stead_arena {
 
     stead_lock runs_lock;
     uint64_t used_units, peak_units, free_units, dirty_units, runs;
+    uint32_t top; /* the FREE run at the very end, in no bin: taken from last, so that it stays long; or NONE */
     uint32_t first_map, second_map[FIRST], bins[FIRST][SECOND];
 
     stead_arena *next; /* of those that a fork waits for */

@@ -8,7 +8,9 @@
 #include <limits.h>
 #include <sys/mman.h>
 
+#include "arena_type.h"
 #include "binding.h"
+#include "hooks.h"
 #include "mapping.h"
 
 #ifndef MADV_POPULATE_WRITE
@@ -179,6 +181,11 @@ static PyMethodDef methods[] = {
           "device_major, device_minor, name), or -errno."),
     BARE(program_break, "sbrk(0): the end of the heap."),
     BARE(sanitizer, "'thread', 'address', 'memory', or None: the sanitizer of this process."),
+    {"data_handler", hooks_data_handler, METH_O, "data_handler(arena)\n--\n\nA capsule for NumPy; keeps the arena alive."},
+    {"set_data_handler", hooks_set_data_handler, METH_VARARGS,
+     "set_data_handler(api, handler)\n--\n\nPyDataMem_SetHandler of NumPy's table `api`: the handler before."},
+    {"torch_use", hooks_torch_use, METH_VARARGS,
+     "torch_use(device, arena, synchronize)\n--\n\nWhat stead_torch_allocate gives out for a device."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -188,7 +195,7 @@ static int module_exec(PyObject *module)
     state->lost = PyLong_FromLong(-EEXIST);
     if (!state->lost)
         return -1;
-    PyType_Spec *types[] = {&stead_hold_spec, &stead_exporter_spec, &stead_finalizer_spec};
+    PyType_Spec *types[] = {&stead_hold_spec, &stead_exporter_spec, &stead_finalizer_spec, &stead_arena_spec, &stead_block_spec};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, types[i], NULL);
         int failed = !type || PyModule_AddType(module, (PyTypeObject *)type);
@@ -202,11 +209,15 @@ static int module_exec(PyObject *module)
         {"MAP_SHARED", MAP_SHARED}, {"MAP_PRIVATE", MAP_PRIVATE}, {"MAP_ANONYMOUS", MAP_ANONYMOUS},
         {"MAP_NORESERVE", MAP_NORESERVE}, {"MAP_HUGETLB", MAP_HUGETLB},
         {"MADV_DONTNEED", MADV_DONTNEED}, {"MADV_DONTDUMP", MADV_DONTDUMP},
-        {"MADV_HUGEPAGE", MADV_HUGEPAGE}, 
-        {"MADV_POPULATE_WRITE", MADV_POPULATE_WRITE}, {"MADV_GUARD_INSTALL", MADV_GUARD_INSTALL},
+        {"MADV_HUGEPAGE", MADV_HUGEPAGE},
+        {"MADV_POPULATE_WRITE", MADV_POPULATE_WRITE},
+        {"MADV_GUARD_INSTALL", MADV_GUARD_INSTALL}, {"MADV_GUARD_REMOVE", MADV_GUARD_INSTALL + 1},
         {"MFD_NOEXEC_SEAL", MFD_NOEXEC_SEAL},
         {"QUERY_READABLE", STEAD_QUERY_READABLE}, {"QUERY_WRITABLE", STEAD_QUERY_WRITABLE},
         {"QUERY_EXECUTABLE", STEAD_QUERY_EXECUTABLE}, {"QUERY_SHARED", STEAD_QUERY_SHARED},
+        {"ARENA_DONE", STEAD_DONE}, {"ARENA_NO_SPACE", STEAD_NO_SPACE}, {"ARENA_FOREIGN", STEAD_FOREIGN},
+        {"ARENA_INTERIOR", STEAD_INTERIOR}, {"ARENA_NOT_LIVE", STEAD_NOT_LIVE}, {"ARENA_HELD", STEAD_HELD},
+        {"ARENA_DISOWNED", STEAD_DISOWNED}, {"ARENA_UNIT", STEAD_UNIT},
     };
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value))

@@ -35,7 +35,7 @@ static zero_part within(zero_part zero, uint32_t from, uint32_t to)
     return zero.from < zero.to ? zero : (zero_part){from, from};
 }
 
-static void put(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
+static void bin(stead_arena *a, uint32_t head, uint32_t units)
 {
     unsigned f, s;
     runs_bin(units, &f, &s);
@@ -46,17 +46,9 @@ static void put(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
     a->bins[f][s] = head;
     a->second_map[f] |= 1u << s;
     a->first_map |= 1u << f;
-    a->zero[head] = zero;
-    a->runs++;
-    a->free_units += units;
-    __atomic_store_n(&a->dirty_units, a->dirty_units + dirty(units, zero), __ATOMIC_RELAXED);
-    if (units > 1)
-        ent_store(a, head + units - 1, entry(FOOT, units));
-    ent_store(a, head, entry(FREE, units)); /* the commit */
 }
 
-/* Out of its bin; its entries stay. */
-static void pull(stead_arena *a, uint32_t head, uint32_t units)
+static void unbin(stead_arena *a, uint32_t head, uint32_t units)
 {
     unsigned f, s;
     runs_bin(units, &f, &s);
@@ -65,44 +57,107 @@ static void pull(stead_arena *a, uint32_t head, uint32_t units)
         a->links_of_runs[at.next].prev = at.prev;
     if (at.prev != NONE) {
         a->links_of_runs[at.prev].next = at.next;
-    } else {
-        a->bins[f][s] = at.next;
-        if (at.next == NONE) {
-            a->second_map[f] &= ~(1u << s);
-            if (!a->second_map[f])
-                a->first_map &= ~(1u << f);
-        }
+        return;
     }
-    a->runs--;
-    a->free_units -= units;
-    __atomic_store_n(&a->dirty_units, a->dirty_units - dirty(units, a->zero[head]), __ATOMIC_RELAXED);
+    a->bins[f][s] = at.next;
+    if (at.next == NONE) {
+        a->second_map[f] &= ~(1u << s);
+        if (!a->second_map[f])
+            a->first_map &= ~(1u << f);
+    }
+}
+
+static void count_free(stead_arena *a, uint64_t runs, uint64_t units, uint64_t touched)
+{
+    a->runs += runs;
+    a->free_units += units;
+    __atomic_store_n(&a->dirty_units, a->dirty_units + touched, __ATOMIC_RELAXED);
+}
+
+static void enter_free(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
+{
+    a->zero[head] = zero;
+    if (units > 1)
+        ent_store(a, head + units - 1, entry(FOOT, units));
+    ent_store(a, head, entry(FREE, units)); /* the commit */
+}
+
+static void put(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
+{
+    if (head + units == a->units)
+        a->top = head;
+    else
+        bin(a, head, units);
+    count_free(a, 1, units, dirty(units, zero));
+    enter_free(a, head, units, zero);
+}
+
+/* Its entries stay. */
+static void pull(stead_arena *a, uint32_t head, uint32_t units)
+{
+    if (head == a->top)
+        a->top = NONE;
+    else
+        unbin(a, head, units);
+    count_free(a, -UINT64_C(1), -(uint64_t)units, -(uint64_t)dirty(units, a->zero[head]));
+}
+
+/* The FREE run at `from` is now [to, to + units): it stays where it is in its list, if its list stays the same. */
+static void move(stead_arena *a, uint32_t from, uint32_t length, uint32_t to, uint32_t units, zero_part zero)
+{
+    unsigned f, s, nf, ns;
+    if (from == a->top && to + units == a->units) {
+        a->top = to;
+    } else {
+        runs_bin(length, &f, &s);
+        runs_bin(units, &nf, &ns);
+        if (f != nf || s != ns || from == a->top || to + units == a->units) {
+            pull(a, from, length);
+            put(a, to, units, zero);
+            return;
+        }
+        list_link at = a->links_of_runs[from];
+        a->links_of_runs[to] = at;
+        if (at.next != NONE)
+            a->links_of_runs[at.next].prev = to;
+        if (at.prev != NONE)
+            a->links_of_runs[at.prev].next = to;
+        else
+            a->bins[f][s] = to;
+    }
+    count_free(a, 0, (uint64_t)units - length, (uint64_t)dirty(units, zero) - dirty(length, a->zero[from]));
+    enter_free(a, to, units, zero);
 }
 
 void runs_add(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
 {
-    uint32_t start = head, stop = head + units, inside[3], count = 0;
-    if (head) {
-        uint64_t before = a->ent[head - 1];
-        if (kind_of(before) == FOOT || (kind_of(before) == FREE && length_of(before) == 1)) {
-            start = head - length_of(before);
-            pull(a, start, length_of(before));
-            zero = larger(a->zero[start], zero);
-            if (head - 1 > start)
-                inside[count++] = head - 1;
-            inside[count++] = head;
-        }
+    uint32_t start = head, stop = head + units, end = stop;
+    uint64_t before = head ? a->ent[head - 1] : 0, after = stop < a->units ? a->ent[stop] : 0;
+    int merge_before = kind_of(before) == FOOT || (kind_of(before) == FREE && length_of(before) == 1);
+    if (merge_before) {
+        start = head - length_of(before);
+        zero = larger(a->zero[start], zero);
     }
-    if (stop < a->units && kind_of(a->ent[stop]) == FREE) {
-        uint32_t length = length_of(a->ent[stop]);
-        pull(a, stop, length);
+    if (kind_of(after) == FREE) {
+        end = stop + length_of(after);
         zero = larger(zero, a->zero[stop]);
-        inside[count++] = stop;
-        stop += length;
+        if (merge_before)
+            pull(a, stop, end - stop);
     }
-    put(a, start, stop - start, zero);
-    while (count--)
-        if (inside[count] != stop - 1)
-            ent_store(a, inside[count], 0);
+    if (merge_before)
+        move(a, start, head - start, start, end - start, zero);
+    else if (end > stop)
+        move(a, stop, end - stop, start, end - start, zero);
+    else
+        put(a, start, end - start, zero);
+    if (merge_before) {
+        if (head - 1 > start)
+            ent_store(a, head - 1, 0);
+        if (head != end - 1)
+            ent_store(a, head, 0);
+    }
+    if (end > stop && stop != end - 1)
+        ent_store(a, stop, 0);
 }
 
 static void use(stead_arena *a, uint64_t units)
@@ -132,24 +187,30 @@ void runs_lengthen(stead_arena *a, uint32_t head, uint64_t e, uint32_t units)
     use(a, units);
 }
 
+static uint32_t find_dirty(const stead_arena *a, uint64_t least)
+{
+    if (a->top != NONE && dirty(length_of(a->ent[a->top]), a->zero[a->top]) >= least)
+        return a->top;
+    for (unsigned f = FIRST; f--;)
+        for (unsigned s = SECOND; a->first_map >> f & 1 && s--;)
+            for (uint32_t head = a->bins[f][s]; head != NONE; head = a->links_of_runs[head].next)
+                if (dirty(length_of(a->ent[head]), a->zero[head]) >= least)
+                    return head;
+    return NONE;
+}
+
 /* The longest first: few system calls for much memory. */
 uint32_t runs_out(stead_arena *a, uint64_t least)
 {
-    for (unsigned f = FIRST; f--;) {
-        for (unsigned s = SECOND; a->first_map >> f & 1 && s--;) {
-            for (uint32_t head = a->bins[f][s]; head != NONE; head = a->links_of_runs[head].next) {
-                uint32_t units = length_of(a->ent[head]);
-                if (dirty(units, a->zero[head]) < least)
-                    continue;
-                pull(a, head, units);
-                ent_store(a, head, entry(OUT, units));
-                if (units > 1)
-                    ent_store(a, head + units - 1, 0);
-                return head;
-            }
-        }
+    uint32_t head = find_dirty(a, least);
+    if (head != NONE) {
+        uint32_t units = length_of(a->ent[head]);
+        pull(a, head, units);
+        ent_store(a, head, entry(OUT, units));
+        if (units > 1)
+            ent_store(a, head + units - 1, 0);
     }
-    return NONE;
+    return head;
 }
 
 /* The first unit from `unit` on whose address is a multiple of `alignment`; past the end if there is none. */
@@ -207,6 +268,9 @@ static uint32_t find(const stead_arena *a, uint32_t units, uint64_t alignment, i
         if (next_bin(a, &ef, &es))
             return a->bins[ef][es];
     }
+    head = a->top;
+    if (head != NONE && runs_aligned(a, head, alignment) + units <= a->units)
+        return head;
     uint32_t patience = everywhere ? NONE : 64;
     for (; next_bin(a, &f, &s); s++) {
         head = first_fit(a, a->bins[f][s], units, alignment, patience);
@@ -224,32 +288,35 @@ uint32_t runs_take(stead_arena *a, uint32_t units, uint64_t alignment, int every
     uint32_t length = length_of(a->ent[run]), head = (uint32_t)runs_aligned(a, run, alignment);
     zero_part known = a->zero[run];
     uint32_t stop = head + units, end = run + length;
-    pull(a, run, length);
-    if (end > stop)
-        put(a, stop, end - stop, within(known, stop, end));
-    else if (length > 1)
-        ent_store(a, end - 1, 0);
+    *zero = within(known, head, stop);
+    if (head == run && end > stop) {
+        move(a, run, length, stop, end - stop, within(known, stop, end));
+    } else {
+        pull(a, run, length);
+        if (end > stop)
+            put(a, stop, end - stop, within(known, stop, end));
+        else if (length > 1)
+            ent_store(a, end - 1, 0);
+    }
     ent_store(a, head, entry(FREE, units)); /* a commit where head == run */
     if (head > run)
         put(a, run, head - run, within(known, run, head)); /* here it is in that */
-    *zero = within(known, head, stop);
     use(a, units);
     return head;
 }
 
 uint32_t runs_last_free(const stead_arena *a)
 {
-    uint64_t e = a->units ? a->ent[a->units - 1] : 0;
-    return kind_of(e) == FOOT || (kind_of(e) == FREE && length_of(e) == 1) ? length_of(e) : 0;
+    return a->top != NONE ? length_of(a->ent[a->top]) : 0;
 }
 
 uint32_t runs_longest(const stead_arena *a)
 {
+    uint32_t longest = a->top != NONE ? length_of(a->ent[a->top]) : 0;
     if (!a->first_map)
-        return 0;
+        return longest;
     unsigned f = 31u - (unsigned)__builtin_clz(a->first_map);
     unsigned s = 31u - (unsigned)__builtin_clz(a->second_map[f]);
-    uint32_t longest = 0;
     for (uint32_t head = a->bins[f][s]; head != NONE; head = a->links_of_runs[head].next)
         if (length_of(a->ent[head]) > longest)
             longest = length_of(a->ent[head]);

@@ -2,17 +2,20 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → demo | view | doctor → testing → peers | handle → claiming → reservation | agreement → parts
+    cli → demo | view | doctor → testing → arena | peers | handle → claiming → reservation | agreement → parts
         → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps
         → placement → ranges → sizes | errors | proc → _native
 """
 
 from stead import peers
+from stead._native import Block
+from stead.arena import Arena, ArenaStatistics
 from stead.backing import ANONYMOUS, Anonymous, File, SharedMemory
 from stead.claiming import reserve
 from stead.errors import (
     AddressSpaceError,
     Contended,
+    Corrupted,
     LimitReached,
     NoGap,
     NotLive,
@@ -42,7 +45,11 @@ __all__ = [
     "AddressSpace",
     "AddressSpaceError",
     "Anonymous",
+    "Arena",
+    "ArenaStatistics",
+    "Block",
     "Contended",
+    "Corrupted",
     "File",
     "Footprint",
     "Handle",

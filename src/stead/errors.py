@@ -156,9 +156,23 @@ class UnreadableMaps(AddressSpaceError, ValueError):
         super().__init__(f"line {number} of the maps cannot be read, {why}: {line!r}", number=number, line=line)
 
 
-class OutOfSpace(MemoryError):
-    """An arena has no free run that is large enough."""
+class OutOfSpace(AddressSpaceError, MemoryError):
+    """An arena has no free run that is large enough for ``size`` bytes; the largest has ``largest_free_run``."""
+
+    size: int
+    largest_free_run: int
 
 
-class NotLive(ValueError):
-    """The address is not one of a live block."""
+class NotLive(AddressSpaceError, ValueError):
+    """``address`` is not that of a live block. ``freed_at``: where it was freed, if the arena is hardened."""
+
+    address: int
+    freed_at: str | None = None
+
+
+class Corrupted(AddressSpaceError, RuntimeError):
+    """Memory was written by somebody who did not own it: past the end of a block, after its end, or in the tables
+    of an arena. ``address``: of the block, or of what the tables say of it."""
+
+    address: int
+    freed_at: str | None = None

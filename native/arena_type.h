@@ -1,0 +1,56 @@
+/* arena_type.h - the Python object around an arena, for blocks.c and hooks.c. */
+#ifndef STEAD_ARENA_TYPE_H
+#define STEAD_ARENA_TYPE_H
+
+#include "binding.h"
+
+#include "arena.h"
+
+typedef struct {
+    PyObject_HEAD
+    stead_arena *arena;   /* NULL: not made yet, or closed */
+    uint64_t trim_at;     /* bytes of touched free memory from which _trim is called */
+    int careful;          /* hardened, or with guards: every call takes the way through Python */
+    int untouchable;      /* addresses only: no block may read or write them */
+    int zero;             /* every block reads as zeros */
+    int discardable;      /* MADV_DONTNEED makes zeros: anonymous memory of this process alone */
+    PyObject *weakrefs;
+    PyObject *block_type;
+    void *block_memory;   /* of the Block that went last, for the next: malloc is half of what a Block costs */
+    PyObject *members[6]; /* what the memory and the tables live in is let go after the arena */
+} Arena;
+
+enum { ARENA_RAISED = -100 }; /* besides the codes of arena.h: a Python exception is set */
+
+/* The fast way, and where that finds no space the slow one: growing, which is decided in Python. With
+ * ARENA_HAS_GIL in flags the caller holds the GIL, and an exception may be left; without it any thread may call,
+ * and no exception is left. */
+enum { ARENA_HAS_GIL = 16 };
+int arena_obtain(Arena *self, uint64_t size, uint64_t alignment, int flags, stead_block *block);
+
+/* Make the first `size` bytes of a block read as zeros. */
+void arena_clear(const Arena *self, const stead_block *block, uint64_t size);
+
+/* Resize in place, growing the arena where that helps: the code of arena.h. */
+int arena_stretch(Arena *self, uint64_t address, uint64_t size, int flags, uint64_t *usable);
+
+/* The arguments (size, alignment=16), checked: 0, or -1 and an exception. */
+int arena_request(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size, uint64_t *alignment);
+
+/* Raises what a code means: NULL. */
+PyObject *arena_refused(PyObject *self, int code, uint64_t size, uint64_t alignment);
+
+/* After a free: memory goes back to the system only here, and seldom. */
+static inline int arena_wants_trim(const Arena *self)
+{
+    return __builtin_expect(self->arena && stead_arena_dirty(self->arena) >= self->trim_at, 0);
+}
+
+/* self.name(number), for deallocators: an exception that is on its way stays, and one that the call raises is
+ * printed. */
+void arena_call_quietly(PyObject *self, const char *name, uint64_t number);
+
+extern PyType_Spec stead_arena_spec, stead_block_spec;
+PyObject *arena_block(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
+
+#endif

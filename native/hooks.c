@@ -1,0 +1,219 @@
+/* hooks.c - an arena under other libraries: NumPy's data handler (NEP 49) and the two functions that PyTorch's
+ * CUDAPluggableAllocator loads. They may be called from any thread, with the GIL or without it.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena_type.h"
+#include "hooks.h"
+
+static int obtain(Arena *self, uint64_t size, uint64_t alignment, stead_block *block)
+{
+    *block = (stead_block){0};
+    if (__builtin_expect(!self->careful, 1))
+        return arena_obtain(self, size, alignment, 0, block);
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *address = PyObject_CallMethod((PyObject *)self, "_allocate", "KK", (unsigned long long)size,
+                                            (unsigned long long)alignment);
+    block->address = address ? PyLong_AsSize_t(address) : 0;
+    block->usable = size;
+    Py_XDECREF(address);
+    PyErr_Clear(); /* whoever asked tells of it: a null pointer is MemoryError */
+    PyGILState_Release(state);
+    return block->address ? STEAD_DONE : STEAD_NO_SPACE;
+}
+
+/* Whoever frees is told of nothing: what is wrong is printed, like an exception in a deallocator. */
+static void release(Arena *self, uint64_t address)
+{
+    int freed = !self->careful && self->arena && stead_arena_free(self->arena, address) == STEAD_DONE;
+    if (__builtin_expect(freed && !arena_wants_trim(self), 1))
+        return;
+    PyGILState_STATE state = PyGILState_Ensure();
+    if (!freed)
+        arena_call_quietly((PyObject *)self, "_free", address);
+    if (arena_wants_trim(self))
+        arena_call_quietly((PyObject *)self, "_trim", 0);
+    PyGILState_Release(state);
+}
+
+/* ---- NumPy: https://numpy.org/neps/nep-0049.html, and numpy/_core/include/numpy/ndarraytypes.h ---- */
+
+typedef struct {
+    char name[127];
+    uint8_t version;
+    struct {
+        void *context;
+        void *(*allocate)(void *, size_t);
+        void *(*zeroed)(void *, size_t, size_t);
+        void *(*resize)(void *, void *, size_t);
+        void (*free)(void *, void *, size_t);
+    } allocator;
+} Handler;
+
+static void *data_allocate(void *arena, size_t size)
+{
+    Arena *self = arena;
+    stead_block block;
+    if (__builtin_expect(obtain(self, size ? size : 1, 16, &block), 0))
+        return NULL;
+    if (self->zero && !self->careful)
+        arena_clear(self, &block, block.usable);
+    return (void *)(uintptr_t)block.address;
+}
+
+static void *data_zeroed(void *arena, size_t count, size_t each)
+{
+    stead_block block;
+    size_t size;
+    if (__builtin_mul_overflow(count, each, &size) || obtain(arena, size ? size : 1, 16, &block))
+        return NULL;
+    arena_clear(arena, &block, size);
+    return (void *)(uintptr_t)block.address;
+}
+
+static void data_free(void *arena, void *data, size_t size)
+{
+    (void)size;
+    if (data)
+        release(arena, (uintptr_t)data);
+}
+
+static uint64_t usable_at(Arena *self, uint64_t address)
+{
+    stead_block block;
+    return self->arena && stead_arena_find(self->arena, address, &block) == STEAD_DONE ? block.usable : 0;
+}
+
+static void *data_resize(void *arena, void *data, size_t size)
+{
+    Arena *self = arena;
+    uint64_t address = (uintptr_t)data, had, usable;
+    if (!data)
+        return data_allocate(arena, size);
+    had = usable_at(self, address);
+    if (had && !self->careful && arena_stretch(self, address, size ? size : 1, 0, &usable) == STEAD_DONE)
+        return data;
+    void *moved = data_allocate(arena, size);
+    if (moved) {
+        memcpy(moved, data, had < size ? had : size);
+        release(self, address);
+    }
+    return moved;
+}
+
+static void handler_free(PyObject *capsule)
+{
+    Handler *handler = PyCapsule_GetPointer(capsule, "mem_handler");
+    Py_XDECREF((PyObject *)handler->allocator.context);
+    free(handler);
+}
+
+/* NumPy keeps the capsule with every array made through it, and so the arena lives as long as they do. */
+PyObject *hooks_data_handler(PyObject *module, PyObject *arena)
+{
+    (void)module;
+    Handler *handler = calloc(1, sizeof *handler);
+    if (!handler)
+        return PyErr_NoMemory();
+    strcpy(handler->name, "stead");
+    handler->version = 1;
+    handler->allocator.context = arena;
+    handler->allocator.allocate = data_allocate;
+    handler->allocator.zeroed = data_zeroed;
+    handler->allocator.resize = data_resize;
+    handler->allocator.free = data_free;
+    PyObject *capsule = PyCapsule_New(handler, "mem_handler", handler_free);
+    if (!capsule)
+        free(handler);
+    else
+        Py_INCREF(arena);
+    return capsule;
+}
+
+/* From NumPy's table of C functions, whose order is its ABI: 304 is PyDataMem_SetHandler (1.22 and later). */
+PyObject *hooks_set_data_handler(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *api, *handler;
+    if (!PyArg_ParseTuple(args, "OO:set_data_handler", &api, &handler))
+        return NULL;
+    void **table = PyCapsule_GetPointer(api, NULL);
+    return table ? ((PyObject * (*)(PyObject *)) table[304])(handler == Py_None ? NULL : handler) : NULL;
+}
+
+/* ---- PyTorch: torch/csrc/cuda/CUDAPluggableAllocator.h ---- */
+
+/* Entries are never removed: memory that was handed out is freed through the arena that it came from. */
+#define PLACES 64
+static struct {
+    Arena *arena;
+    int device; /* -1: no longer asked, but still freed to */
+} places[PLACES];
+
+/* Kernels that still use a block run on the stream that it is freed on: CUresult cuStreamSynchronize(CUstream). */
+static int (*synchronize)(void *stream);
+
+PyObject *hooks_torch_use(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int device;
+    PyObject *arena;
+    uint64_t function;
+    if (!PyArg_ParseTuple(args, "iOO&:torch_use", &device, &arena, address_arg, &function))
+        return NULL;
+    int i = 0, at = PLACES;
+    for (; i < PLACES && places[i].arena; i++) {
+        if (places[i].device == device)
+            __atomic_store_n(&places[i].device, -1, __ATOMIC_RELEASE);
+        if ((PyObject *)places[i].arena == arena)
+            at = i;
+    }
+    if (at == PLACES && arena != Py_None) {
+        if (i == PLACES) {
+            PyErr_Format(PyExc_RuntimeError, "%d arenas have been given to torch, and none can be taken away", PLACES);
+            return NULL;
+        }
+        at = i;
+        places[at].device = -1;
+        __atomic_store_n(&places[at].arena, (Arena *)Py_NewRef(arena), __ATOMIC_RELEASE);
+    }
+    synchronize = (int (*)(void *))(uintptr_t)function;
+    if (arena != Py_None)
+        __atomic_store_n(&places[at].device, device, __ATOMIC_RELEASE);
+    Py_RETURN_NONE;
+}
+
+__attribute__((visibility("default"))) void *stead_torch_allocate(Py_ssize_t size, int device, void *stream)
+{
+    (void)stream;
+    for (int i = 0; i < PLACES; i++) {
+        Arena *arena = __atomic_load_n(&places[i].arena, __ATOMIC_ACQUIRE);
+        stead_block block;
+        if (!arena)
+            break;
+        if (__atomic_load_n(&places[i].device, __ATOMIC_ACQUIRE) == device)
+            return size >= 0 && !obtain(arena, size ? (uint64_t)size : 1, 512, &block) ? (void *)(uintptr_t)block.address : NULL;
+    }
+    return NULL;
+}
+
+__attribute__((visibility("default"))) void stead_torch_free(void *data, Py_ssize_t size, int device, void *stream)
+{
+    (void)size, (void)device;
+    uint64_t address = (uintptr_t)data;
+    if (!data)
+        return;
+    if (synchronize)
+        (void)synchronize(stream);
+    for (int i = 0; i < PLACES; i++) {
+        Arena *arena = __atomic_load_n(&places[i].arena, __ATOMIC_ACQUIRE);
+        if (!arena)
+            break;
+        uint64_t base = arena->arena ? stead_arena_base(arena->arena) : 0;
+        if (base && address - base < (uint64_t)stead_arena_max_units(arena->arena) * STEAD_UNIT) {
+            release(arena, address);
+            return;
+        }
+    }
+}

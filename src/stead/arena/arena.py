@@ -1,0 +1,443 @@
+"""Arena: blocks out of one range of addresses.
+
+The core (native/arena.c) finds the blocks; here is decided what it is given: addresses, memory in steps, tables.
+
+Threads: every method is safe, in C without the GIL. Fork: a child has a working copy where the memory is private;
+where it is shared the blocks stay the parent's, and the child's copy hands out no more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, SupportsIndex
+
+from stead import _native
+from stead.arena.care import Care, guard_size, not_live
+from stead.arena.sources import UNIT, Whole, in_reservation
+from stead.arena.statistics import ArenaStatistics, SizeClass
+from stead.backing import Anonymous
+from stead.claiming import reserve
+from stead.errors import Corrupted, LimitReached, OutOfSpace, Released, Unsupported
+from stead.ranges import Range, align_up
+from stead.reservation import Reservation, table_lock
+from stead.securing import PAGE
+from stead.sizes import format_size, parse_size
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Literal, Self
+
+    import numpy
+    from numpy.typing import DTypeLike
+
+    from stead.arena.sources import Source, type_of_backing
+
+# Tables are committed as the arena grows, and most of them is never touched.
+_TABLES = Anonymous(overcommit=True)
+
+_LARGEST_ALIGNMENT = 1 << 40
+_LEAST_STEP = 4 << 20
+_LARGEST_STEP = 1 << 30
+_SMALL = 16384  # bytes; larger blocks are runs of pages
+
+# Memory goes back to the system by itself only in pieces that are worth a system call.
+_PIECE = 1 << 20
+
+
+class Arena(_native.Arena):
+    """Hands out blocks of a range of addresses: small ones and large ones, in constant time, from any thread.
+
+    ``source``: a size (bytes, or text such as "1 GiB"), which the arena reserves for itself; a Reservation, in which
+    it commits memory as it grows, or all of which is committed; or a Block of another arena, which is this one's
+    alone from then on.
+
+    ``backing``: as for Reservation.commit, by default anonymous memory; "none" for addresses whose memory must not be
+    touched (a device's): then there is ``allocate`` and no Block. ``step``: bytes by which the committed part grows
+    at least; by default as much again as is committed, from 4 MiB to 1 GiB. ``keep``: how many bytes of free memory
+    that was touched are kept for the next block; what is beyond goes back to the system, in large pieces; by default
+    all is kept until ``trim``. ``zero``: every block reads as zeros; fresh pages are not cleared for that.
+
+    To find mistakes: ``guard``, so many bytes after each block that fault at a touch (whole pages; every block gets
+    pages of its own); ``hardened``: writes past the end of a block and after its end are noticed, freed blocks are
+    poisoned and wait before they are used again, and a second free is told where the first one was.
+
+    Raises what :func:`stead.reserve` raises; Unsupported where the memory is not in this process.
+    """
+
+    __slots__ = ()
+
+    _source: Source | None
+    _tables: tuple[Reservation, list[int], list[int], list[memoryview]]
+    _care: Care | None
+    _policy: tuple[int | None, int | None]
+    _closed: bool | None
+
+    def __init__(
+        self,
+        source: SupportsIndex | str | Reservation | _native.Block,
+        *,
+        name: str | None = None,
+        backing: type_of_backing = None,
+        step: SupportsIndex | str | None = None,
+        keep: SupportsIndex | str | None = None,
+        zero: bool = False,
+        guard: SupportsIndex | str = 0,
+        hardened: bool = False,
+    ) -> None:
+        if self._source is not None:
+            raise TypeError(f"{self!r} is made already")
+        guards = _bytes(guard, "guard", 0)
+        self._policy = (
+            None if step is None else _bytes(step, "step", 1),
+            None if keep is None else _bytes(keep, "keep", 0),
+        )
+        self.name = name
+        found = _source(source, name, backing)
+        if not found.touchable and (zero or guards or hardened):
+            found.close()
+            wrong = "zero" if zero else "guard" if guards else "hardened"
+            raise ValueError(f"{wrong} is given, and so is backing='none': the memory must not be touched")
+        try:
+            self._lay_tables(found, guard_size(guards))
+        except BaseException:
+            found.close()
+            raise
+        self._source = found
+        self._zero, self._untouchable = zero, not found.touchable
+        self._discardable = found.discardable
+        if guards or hardened:
+            self._care = Care(self, hardened, guard_size(guards))
+            self._careful = True
+        if self._policy[1] is not None:
+            self._trim_at = max(self._policy[1], _PIECE)
+        if found.at_once:
+            try:
+                self._add(self._max_units)
+            except BaseException:
+                self.close()
+                raise
+
+    def _lay_tables(self, source: Source, guard: int) -> None:
+        units = source.where.size // UNIT
+        offsets = self._table_offsets(units)
+        tables = reserve(offsets[-1], name=f"{self.name}:tables" if self.name else None)
+        self._tables = (tables, offsets, [0] * (len(offsets) - 1), [])
+        self._commit_tables(0)
+        self._make(tables.address, source.where.start, units, guard, source.private, _native.Block)
+
+    def _commit_tables(self, units: int) -> None:
+        """The first part of every table, for so many units."""
+        reservation, offsets, there, views = self._tables
+        for i, wanted in enumerate(self._table_sizes(units)):
+            if (needed := align_up(wanted, PAGE)) > there[i]:
+                views.append(reservation.commit(offsets[i] + there[i], needed - there[i], backing=_TABLES))
+                there[i] = needed
+
+    # ---- what it is ----
+
+    @property
+    def range(self) -> Range:
+        """All its addresses. Raises Released after close."""
+        return self._live_source().where
+
+    @property
+    def closed(self) -> bool:
+        return self._closed is True
+
+    def __repr__(self) -> str:
+        name = f" {self.name}" if self.name else ""
+        return f"<Arena{name} {self._source.where}>" if self._source else f"<Arena{name}, closed>"
+
+    # ---- by address ----
+
+    def owns(self, address: SupportsIndex) -> bool:
+        """Whether a live block of this arena holds the byte at ``address``."""
+        at = _address(address)
+        self._live_source()
+        if self._care:
+            return self._care.owns(self, at)
+        return self._find(at)[0] in (_native.ARENA_DONE, _native.ARENA_INTERIOR, _native.ARENA_HELD)
+
+    def size_of(self, address: SupportsIndex) -> int:
+        """Bytes that can be used at the address of a block: as many as were asked for, or more. Raises NotLive."""
+        at = _address(address)
+        self._live_source()
+        if self._care:
+            return self._care.size_of(self, at)
+        code, start, usable = self._find(at)
+        if code not in (_native.ARENA_DONE, _native.ARENA_HELD):
+            raise not_live(code, at, start)
+        return usable
+
+    def resize(self, address: SupportsIndex, size: SupportsIndex | str) -> int | None:
+        """Make the block at ``address`` as large as ``size`` bytes without moving it: the same address; or None where
+        there is no room for that, and it is as it was. Its first bytes keep their contents. Raises NotLive, and
+        ValueError where ``size`` is not positive."""
+        at, wanted = _address(address), _bytes(size, "size", 1)
+        self._live_source()
+        if self._care:
+            return self._care.resize(self, at, wanted)
+        if wanted >= 1 << 62:
+            wanted = 1 << 62
+        code, _ = self._resize(at, wanted)
+        if code == _native.ARENA_NO_SPACE:
+            return None
+        if code != _native.ARENA_DONE:
+            raise not_live(code, at, self._find(at)[1])
+        return at
+
+    # ---- for NumPy ----
+
+    def array(
+        self, shape: SupportsIndex | tuple[SupportsIndex, ...], dtype: DTypeLike = float, order: Literal["C", "F"] = "C"
+    ) -> numpy.ndarray[Any, Any]:
+        """A NumPy array that lives in a Block of this arena, aligned to 64 bytes; its contents are undefined, but zeros
+        where the arena was made with ``zero=True``. Raises what ``block`` does, TypeError for a dtype of objects."""
+        import numpy
+
+        kind = numpy.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError(f"dtype is {kind!r}, which holds Python objects: these cannot live in an arena")
+        whole = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
+        size = kind.itemsize
+        for each in map(int, whole):
+            if each < 0:
+                raise ValueError(f"shape is {shape!r}: no dimension may be negative")
+            size *= each
+        return numpy.ndarray(whole, kind, buffer=self.block(max(size, 1), 64), order=order)
+
+    # ---- giving memory back, looking, the end ----
+
+    def trim(self, keep: SupportsIndex | str = 0) -> int:
+        """Give free memory that was touched back to the system, all but ``keep`` bytes: the bytes given back.
+
+        The addresses stay the arena's. What shared memory gives back is no longer secured: see
+        Reservation.discard.
+        """
+        left = _bytes(keep, "keep", 0)
+        self._live_source()
+        if self._care:
+            self._care.flush(self)
+        self._purge()
+        return self._give_back(left, UNIT)
+
+    def statistics(self) -> ArenaStatistics:
+        """How full it is, and how fragmented; goes through all of it."""
+        source = self._live_source()
+        if self._care:
+            blocks, bytes_ = self._care.waiting
+        else:
+            blocks = bytes_ = 0
+        size, committed, used, live, largest, runs, high_water, dirty, classes = self._statistics()
+        return ArenaStatistics(
+            size, committed if source.touchable else 0, used - bytes_, live - blocks, largest, runs, high_water, dirty,
+            tuple(SizeClass(*each) for each in classes),
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Walk every invariant of the tables, and in a hardened arena every canary. Raises Corrupted."""
+        source = self._live_source()
+        if wrong := self._check():
+            what, unit = wrong
+            address = source.where.start + unit * UNIT
+            raise Corrupted(f"{self!r}: {what}, at {address:#x}", address=address)
+        if self._care:
+            self._care.check()
+
+    def close(self) -> None:
+        """Let go of the addresses and the memory. Idempotent. Raises BufferError where a block is live, and then the
+        arena is as it was. Without it, they go when the arena and its last Block and array are gone."""
+        with table_lock:
+            if self._closed or self._source is None:
+                return
+            if self._care:
+                self._care.flush(self)
+            statistics = self.statistics()
+            if statistics.blocks:
+                raise BufferError(
+                    f"cannot close {self!r}: {statistics.blocks} live block{'s' * (statistics.blocks > 1)}, of "
+                    f"{format_size(statistics.used)}; free them, delete the Blocks and the arrays made in it"
+                )
+            self._closed = True
+            self._end()
+            self._care = None
+            source, self._source = self._source, None
+            reservation, _, _, views = self._tables
+            views.clear()
+            reservation.release()
+            source.close()
+
+    def __enter__(self) -> Self:
+        self._live_source()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except BufferError:
+            if error is None:  # else the traceback keeps blocks of its frames alive: do not hide it behind them
+                raise
+
+    # ---- called by the core ----
+
+    def _live_source(self) -> Source:
+        if self._source is None:
+            raise Released(f"{self!r}")
+        return self._source
+
+    def _request(self, size: SupportsIndex | str, alignment: SupportsIndex | str = 16) -> tuple[int, int]:
+        """The arguments of allocate and block, checked."""
+        wanted, multiple = _bytes(size, "size", 1), _bytes(alignment, "alignment", 1)
+        if multiple & (multiple - 1):
+            raise ValueError(f"alignment is {alignment!r}, must be a power of two")
+        whole = self._live_source().where.size
+        if multiple > max(whole, UNIT):
+            raise ValueError(f"alignment is {alignment!r}, must be at most the arena's size, {format_size(whole)}")
+        return min(wanted, 1 << 62), multiple
+
+    def _refuse(self, code: int, size: int, alignment: int) -> None:
+        source = self._live_source()
+        if code == _native.ARENA_DISOWNED:
+            raise Unsupported("allocating in a forked child", "memory of its own", f"{self!r}, shared with the parent")
+        largest = self._statistics()[4]
+        aligned = f" aligned to {format_size(alignment)}" if alignment > 16 else ""
+        raise OutOfSpace(
+            f"size is {size} bytes{aligned}: the largest free run of {self!r} has {largest} bytes, of "
+            f"{format_size(source.where.size)} in all",
+            size=size, largest_free_run=largest,
+        )  # fmt: skip
+
+    def _allocate(self, size: int, alignment: int) -> int:
+        self._live_source()
+        assert self._care
+        return self._care.allocate(self, size, alignment)
+
+    def _block(self, size: int, alignment: int) -> int:
+        self._live_source()
+        if self._care is None:
+            raise Unsupported("a Block", "memory that may be touched", f"{self!r} with backing='none'")
+        return self._care.allocate(self, size, alignment, held=True)
+
+    def _free_block(self, address: int) -> None:
+        assert self._care
+        self._care.free(self, address, held=True)
+
+    def _free(self, address: SupportsIndex) -> None:
+        """The careful way, and what the fast way refused."""
+        at = _address(address)
+        self._live_source()
+        if self._care:
+            self._care.free(self, at)
+        elif code := self._give(at):
+            raise not_live(code, at, self._find(at)[1])
+
+    # ---- growing ----
+
+    def _grow(self, size: int, alignment: int) -> bool:
+        """More units, so that this fits: whether there is something new to look at."""
+        with table_lock:
+            rest = self._max_units - self._units
+            missing = self._shortfall(size, alignment)
+            if missing > rest:
+                self._purge()
+                missing = self._shortfall(size, alignment)
+            # Nothing is committed for what will not fit; but a small block may fit in whatever is left.
+            if not rest or not missing or (missing > rest and size > _SMALL):
+                return False
+            try:
+                self._add(min(missing, rest))
+            except LimitReached as error:
+                raise OutOfSpace(
+                    f"size is {size} bytes, and {self!r} cannot grow: {error}",
+                    size=size, largest_free_run=self._statistics()[4],
+                ) from error  # fmt: skip
+            return True
+
+    def _lengthen(self, missing: int) -> None:
+        """So many units more, if they can be had: the last block wants to grow."""
+        with table_lock:
+            if missing <= self._max_units - self._units:
+                self._add(missing)
+
+    def _add(self, least: int) -> None:
+        """At least so many units more, by the step where memory allows it. Under the lock."""
+        source = self._live_source()
+        have = self._units
+        step = self._policy[0] or min(max(have * UNIT, _LEAST_STEP), _LARGEST_STEP)
+        wanted = max(least * UNIT, step)
+        try:
+            self._commit(source, have, wanted)
+        except LimitReached:
+            if wanted == least * UNIT:
+                raise
+            self._commit(source, have, least * UNIT)
+
+    def _commit(self, source: Source, have: int, size: int) -> None:
+        start = have * UNIT
+        stop = min(align_up(start + size, source.granularity), self._max_units * UNIT)
+        self._commit_tables(stop // UNIT)
+        zero = source.commit(start, stop - start)
+        self._extend((stop - start) // UNIT, zero)
+
+    # ---- trimming ----
+
+    def _trim(self, _: int) -> None:
+        """More than was to be kept is free. Half of it goes, so that the next free does not call again; and where it
+        is too scattered to go, not before there is a good deal more."""
+        keep = self._policy[1] or 0
+        self._give_back(keep // 2, _PIECE)
+        self._trim_at = max(keep, self._dirty + max(keep // 4, _PIECE))
+
+    def _give_back(self, keep: int, least: int) -> int:
+        source = self._live_source()
+        before = self._dirty
+        given = 0
+        while before - given > keep and (run := self._checkout(least)):
+            head, units, start, stop = run
+            zero = False
+            try:
+                where = Range(align_up(start, source.granularity), stop // source.granularity * source.granularity)
+                if where.start < where.stop:
+                    zero = source.discard(where) and where == Range(start, stop)
+                    given += where.size
+            finally:
+                self._checkin(head, units, zero)
+            if not zero:
+                break  # it stays as it was, and would come again
+        return given
+
+
+def _source(
+    given: SupportsIndex | str | Reservation | _native.Block, name: str | None, backing: type_of_backing
+) -> Source:
+    if isinstance(given, Reservation):
+        return in_reservation(given, backing, own=False)
+    if isinstance(given, _native.Block):
+        if backing is not None:
+            raise ValueError(f"backing is {backing!r}, which must not be given for a block of another arena")
+        return Whole(given)
+    size = _bytes(given, "source", 1)
+    # So that a block can be aligned to the size of the arena.
+    align = min(1 << (align_up(size, PAGE).bit_length() - 1), _LARGEST_ALIGNMENT)
+    reservation = reserve(size, align=align, name=name)
+    try:
+        return in_reservation(reservation, backing, own=True)
+    except BaseException:
+        reservation.release()
+        raise
+
+
+def _bytes(value: SupportsIndex | str, argument: str, least: int) -> int:
+    number = parse_size(value, argument)
+    if number < least:
+        raise ValueError(f"{argument} is {value!r}, must be at least {least} byte{'s' * (least != 1)}")
+    return number
+
+
+def _address(value: SupportsIndex) -> int:
+    """An address as an int; a number that is none is of no arena."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"address is {value!r}, must be an int")
+    number = value.__index__()
+    return number if 0 <= number < 1 << 64 else (1 << 64) - 1

@@ -1,0 +1,161 @@
+"""Where an arena's addresses come from, and the memory behind them: a reservation, or a block of another arena."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from stead import _native
+from stead.backing import ANONYMOUS, Anonymous, as_backing
+from stead.errors import Unsupported
+from stead.ranges import Range, align_up
+from stead.securing import PAGE, needed_huge_page_size
+from stead.space.process import ProcessSpace
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from stead.backing import Backing
+    from stead.reservation import Reservation
+
+    type_of_backing = Backing | Literal["anonymous", "shared", "none"] | None
+
+UNIT = _native.ARENA_UNIT
+
+
+class Source(Protocol):
+    """``touchable``: there is memory to read and write; ``private``: a forked child has its own copy;
+    ``discardable``: what MADV_DONTNEED drops reads as zeros; ``granularity``: of commits and discards, bytes."""
+
+    where: Range
+    touchable: bool
+    private: bool
+    discardable: bool
+    granularity: int
+    at_once: bool  # all of it is committed by one call
+
+    def commit(self, offset: int, size: int) -> bool:
+        """Put memory behind ``size`` bytes from ``offset``: whether it reads as zeros."""
+        ...
+
+    def discard(self, where: Range) -> bool:
+        """Drop contents: whether it reads as zeros now."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class Committed:
+    """A reservation in which the arena commits."""
+
+    touchable = True
+
+    def __init__(self, reservation: Reservation, backing: Backing | Literal["anonymous", "shared"], own: bool) -> None:
+        self.where = reservation.range
+        self._reservation, self._backing, self._own = reservation, backing, own
+        anonymous = isinstance(as_backing(backing, None), Anonymous)
+        explicit = isinstance(backing, Anonymous) and backing.huge == "explicit"
+        self.granularity = needed_huge_page_size() if explicit else PAGE
+        self.private = anonymous
+        self.discardable = anonymous and not explicit
+        # Anything else begins at its own offset with each commit: another commit would be the same memory again.
+        self.at_once = not anonymous and backing != "shared"
+        self._fresh = anonymous or backing == "shared"
+        self._views: list[memoryview] = []
+
+    def commit(self, offset: int, size: int) -> bool:
+        # The views keep the memory from being decommitted, and the reservation from being released.
+        self._views.append(self._reservation.commit(offset, size, backing=self._backing))
+        return self._fresh
+
+    def discard(self, where: Range) -> bool:
+        self._reservation.discard(where.start - self.where.start, where.size)
+        return self._fresh
+
+    def close(self) -> None:
+        self._views.clear()
+        if self._own:
+            self._reservation.release()
+
+
+class Whole:
+    """Memory that is there already: a block of another arena, or a reservation that is committed from end to end."""
+
+    touchable = True
+    at_once = True
+
+    def __init__(self, owner: _native.Block | Reservation) -> None:
+        start = align_up(owner.address, UNIT)
+        stop = (owner.address + owner.size) // UNIT * UNIT
+        if stop <= start:
+            raise ValueError(
+                f"source is {owner!r}, in which there is no whole page of {UNIT} bytes; "
+                f"make it larger, or give it alignment={UNIT}"
+            )
+        self.where = Range(start, stop)
+        self._view: memoryview | None
+        if isinstance(owner, _native.Block):
+            outer: Source = owner.arena._source
+            self._view, self._discard = memoryview(owner), outer.discard
+            self.private, self.discardable, self.granularity = outer.private, outer.discardable, outer.granularity
+        else:
+            self._view = owner.view()
+            self.private = not any(part.backing.shareable for part in owner.parts)
+            self.discardable = all(isinstance(part.backing, Anonymous) for part in owner.parts)
+            self.granularity = max(part.source.granularity for part in owner.parts)
+            self._discard = lambda where: owner.discard(where.start - owner.address, where.size) or self.discardable
+        if self._view.readonly:
+            raise ValueError(f"source is {owner!r}, which is read-only")
+
+    def commit(self, offset: int, size: int) -> bool:
+        return False
+
+    def discard(self, where: Range) -> bool:
+        return self._discard(where)
+
+    def close(self) -> None:
+        self._view = None
+
+
+class Addresses:
+    """Addresses alone: what is behind them is the caller's business, and is never touched."""
+
+    touchable = False
+    private = True
+    discardable = False
+    granularity = UNIT
+    at_once = True
+
+    def __init__(self, reservation: Reservation, own: bool) -> None:
+        self.where = reservation.range
+        self._reservation, self._own = reservation, own
+
+    def commit(self, offset: int, size: int) -> bool:
+        return False
+
+    def discard(self, where: Range) -> bool:
+        return False
+
+    def close(self) -> None:
+        if self._own:
+            self._reservation.release()
+
+
+def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool) -> Source:
+    """The memory of a reservation: what is committed in it, or what the arena will commit.
+
+    Raises ValueError where a part is committed and another is not, Unsupported in a space that is not this process.
+    """
+    reservation.check_live()
+    if backing == "none":
+        return Addresses(reservation, own)
+    if not isinstance(reservation.space, ProcessSpace):
+        raise Unsupported("an arena that touches its memory", "a reservation in this process", repr(reservation.space))
+    if not reservation.parts:
+        return Committed(reservation, backing or ANONYMOUS, own)
+    if backing is not None:
+        raise ValueError(f"backing is {backing!r}, but memory is committed in {reservation!r} already")
+    if reservation.committed.size != reservation.size:
+        raise ValueError(f"source is {reservation!r}: commit nothing in it, or all of it")
+    return Whole(reservation)
