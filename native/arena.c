@@ -65,7 +65,8 @@ void stead_arena_extend(stead_arena *a, uint32_t units, int zero)
 uint32_t stead_arena_units(const stead_arena *a) { return __atomic_load_n(&a->units, __ATOMIC_ACQUIRE); }
 uint32_t stead_arena_max_units(const stead_arena *a) { return a->max_units; }
 uint64_t stead_arena_base(const stead_arena *a) { return a->base; }
-uint32_t stead_class_size(uint32_t size_class) { return class_size(size_class); }
+unsigned stead_class_of(uint64_t size) { return class_for(size); }
+uint32_t stead_class_size(unsigned size_class) { return class_size(size_class); }
 
 /* ---- large blocks ---- */
 
@@ -273,7 +274,7 @@ int stead_arena_find(stead_arena *a, uint64_t address, stead_block *block)
     return got;
 }
 
-int stead_arena_free(stead_arena *a, uint64_t address)
+static inline int free_one(stead_arena *a, uint64_t address, int wanted)
 {
     uint32_t unit;
     uint64_t e;
@@ -282,8 +283,9 @@ int stead_arena_free(stead_arena *a, uint64_t address)
         return STEAD_FOREIGN;
     unsigned l = enter(a, unit, &e);
     int got = find(a, address, unit, l, e, &block);
-    if (__builtin_expect(got == STEAD_DONE, 1)) {
+    if (__builtin_expect(got == wanted, 1)) {
         uint32_t head = (uint32_t)(block.node >> 16);
+        got = STEAD_DONE;
         if (l == NONE)
             runs_give(a, head, length_of(a->ent[head]));
         else
@@ -292,6 +294,9 @@ int stead_arena_free(stead_arena *a, uint64_t address)
     leave(a, l);
     return got;
 }
+
+int stead_arena_free(stead_arena *a, uint64_t address) { return free_one(a, address, STEAD_DONE); }
+int stead_arena_free_held(stead_arena *a, uint64_t address) { return free_one(a, address, STEAD_HELD); }
 
 /* Checked as well: a node that is given back twice must not free somebody else's block. */
 int stead_arena_give(stead_arena *a, uint64_t node)
@@ -337,7 +342,7 @@ static int resize_large(stead_arena *a, uint32_t head, uint64_t e, uint64_t unit
     return STEAD_DONE;
 }
 
-int stead_arena_resize(stead_arena *a, uint64_t address, uint64_t size, uint64_t *usable, uint64_t *missing)
+static int resize(stead_arena *a, uint64_t address, uint64_t size, int wanted, uint64_t *usable, uint64_t *missing)
 {
     uint32_t unit;
     uint64_t e;
@@ -347,7 +352,7 @@ int stead_arena_resize(stead_arena *a, uint64_t address, uint64_t size, uint64_t
         return STEAD_FOREIGN;
     unsigned l = enter(a, unit, &e);
     int got = find(a, address, unit, l, e, &block);
-    if (got == STEAD_DONE) {
+    if (got == wanted) {
         uint32_t head = (uint32_t)(block.node >> 16);
         uint64_t units = (size + STEAD_UNIT - 1) / STEAD_UNIT;
         if (l != NONE || a->guard_units) /* a guard stays where it is */
@@ -358,6 +363,16 @@ int stead_arena_resize(stead_arena *a, uint64_t address, uint64_t size, uint64_t
     }
     leave(a, l);
     return got;
+}
+
+int stead_arena_resize(stead_arena *a, uint64_t address, uint64_t size, uint64_t *usable, uint64_t *missing)
+{
+    return resize(a, address, size, STEAD_DONE, usable, missing);
+}
+
+int stead_arena_resize_held(stead_arena *a, uint64_t address, uint64_t size, uint64_t *usable, uint64_t *missing)
+{
+    return resize(a, address, size, STEAD_HELD, usable, missing);
 }
 
 /* ---- giving memory back ---- */

@@ -76,13 +76,15 @@ int stead_arena_give(stead_arena *arena, uint64_t node); /* of a block taken wit
 /* The same by address. allocate answers 0 where there is no space. */
 uint64_t stead_arena_allocate(stead_arena *arena, uint64_t size, uint64_t alignment);
 int stead_arena_free(stead_arena *arena, uint64_t address);
+int stead_arena_free_held(stead_arena *arena, uint64_t address); /* for the holder who has lost the node */
 
-/* The live block that begins at an address, or holds it: its node, and its usable size. */
-int stead_arena_find(stead_arena *arena, uint64_t address, stead_block *block);   /* DONE, INTERIOR, ... */
+/* The live block that begins at an address (DONE, HELD) or holds it (INTERIOR): its node, and its usable size. */
+int stead_arena_find(stead_arena *arena, uint64_t address, stead_block *block);
 
 /* Grow or shrink where it is: DONE, NO_SPACE (in `missing`: units that, added at the arena's end, would do; 0
  * where none would), or why the address is not a live block. */
 int stead_arena_resize(stead_arena *arena, uint64_t address, uint64_t size, uint64_t *usable, uint64_t *missing);
+int stead_arena_resize_held(stead_arena *arena, uint64_t address, uint64_t size, uint64_t *usable, uint64_t *missing);
 
 /* ---- giving memory back ---- */
 
@@ -118,7 +120,8 @@ typedef struct {
     stead_class_statistics small[STEAD_CLASSES], large;
 } stead_statistics;
 
-uint32_t stead_class_size(uint32_t size_class);
+unsigned stead_class_of(uint64_t size); /* from 1 to STEAD_SMALL */
+uint32_t stead_class_size(unsigned size_class);
 void stead_arena_statistics(stead_arena *arena, stead_statistics *out);
 
 /* Calls visit for every live block, in order of address, with everything locked: visit must not come back. */

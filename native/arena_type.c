@@ -8,8 +8,9 @@
 #include <structmember.h>
 #include <sys/mman.h>
 
-/* Above this, dropping pages is cheaper than writing zeros, even if all of them are touched again. */
-#define DROP_FROM (UINT64_C(16) << 20)
+/* From here on pages are dropped instead of cleared, like glibc's largest threshold for calloc by mmap: who touches
+ * all of them pays about the same, and who does not pays nothing. */
+#define DROP_FROM (UINT64_C(32) << 20)
 
 /* ---- arguments ---- */
 
@@ -139,10 +140,19 @@ int arena_obtain(Arena *self, uint64_t size, uint64_t alignment, int flags, stea
     return got;
 }
 
+void arena_unkeep(Arena *self)
+{
+    for (unsigned c = 0; c < KEPT_CLASSES; c++)
+        while (self->kept[c].count)
+            (void)stead_arena_free_held(self->arena, self->kept[c].addresses[--self->kept[c].count]);
+}
+
 int arena_stretch(Arena *self, uint64_t address, uint64_t size, int flags, uint64_t *usable)
 {
     uint64_t missing;
-    int got = stead_arena_resize(self->arena, address, size, usable, &missing);
+    int (*resize)(stead_arena *, uint64_t, uint64_t, uint64_t *, uint64_t *) =
+        flags & STEAD_HOLD ? stead_arena_resize_held : stead_arena_resize;
+    int got = resize(self->arena, address, size, usable, &missing);
     if (got != STEAD_NO_SPACE || !missing)
         return got;
     PyGILState_STATE state = PyGILState_UNLOCKED;
@@ -153,7 +163,7 @@ int arena_stretch(Arena *self, uint64_t address, uint64_t size, int flags, uint6
     Py_XDECREF(more);
     if (!(flags & ARENA_HAS_GIL))
         PyGILState_Release(state);
-    return stead_arena_resize(self->arena, address, size, usable, &missing);
+    return resize(self->arena, address, size, usable, &missing);
 }
 
 /* ---- allocate and free ---- */
@@ -198,10 +208,12 @@ static PyObject *arena_free(PyObject *object, PyObject *address)
 
 /* ---- for arena/: the core, call by call ---- */
 
-static int alive(const Arena *self)
+static int alive(Arena *self)
 {
-    if (self->arena)
+    if (self->arena) {
+        arena_unkeep(self);
         return 1;
+    }
     PyErr_SetString(PyExc_RuntimeError, "the arena has no core");
     return 0;
 }
@@ -226,8 +238,9 @@ static PyObject *arena_end(PyObject *object, PyObject *none)
 {
     (void)none;
     Arena *self = (Arena *)object;
-    if (self->arena)
+    if (alive(self))
         stead_arena_delist(self->arena);
+    PyErr_Clear();
     self->arena = NULL;
     Py_RETURN_NONE;
 }

@@ -6,6 +6,9 @@
 
 #include "arena.h"
 
+#define KEPT 7
+#define KEPT_CLASSES 28 /* up to 4 KiB */
+
 typedef struct {
     PyObject_HEAD
     stead_arena *arena;   /* NULL: not made yet, or closed */
@@ -15,6 +18,10 @@ typedef struct {
     int zero;             /* every block reads as zeros */
     int discardable;      /* MADV_DONTNEED makes zeros: anonymous memory of this process alone */
     PyObject *weakrefs;
+    struct {
+        uint64_t addresses[KEPT];
+        uint64_t count;
+    } kept[KEPT_CLASSES]; /* held blocks that a NumPy array left, for the next: NumPy's own allocator has that, too */
     PyObject *block_type;
     void *block_memory;   /* of the Block that went last, for the next: malloc is half of what a Block costs */
     PyObject *members[6]; /* what the memory and the tables live in is let go after the arena */
@@ -31,7 +38,10 @@ int arena_obtain(Arena *self, uint64_t size, uint64_t alignment, int flags, stea
 /* Make the first `size` bytes of a block read as zeros. */
 void arena_clear(const Arena *self, const stead_block *block, uint64_t size);
 
-/* Resize in place, growing the arena where that helps: the code of arena.h. */
+/* Free what is kept for NumPy, so that whoever looks sees what is used. With the GIL. */
+void arena_unkeep(Arena *self);
+
+/* Resize in place, growing the arena where that helps: the code of arena.h. STEAD_HOLD in flags: a held block. */
 int arena_stretch(Arena *self, uint64_t address, uint64_t size, int flags, uint64_t *usable);
 
 /* The arguments (size, alignment=16), checked: 0, or -1 and an exception. */

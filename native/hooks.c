@@ -7,14 +7,15 @@
 #include "arena_type.h"
 #include "hooks.h"
 
+/* Held: no address that somebody frees by mistake is that of an array or a tensor. */
 static int obtain(Arena *self, uint64_t size, uint64_t alignment, stead_block *block)
 {
-    *block = (stead_block){0};
     if (__builtin_expect(!self->careful, 1))
-        return arena_obtain(self, size, alignment, 0, block);
+        return arena_obtain(self, size, alignment, STEAD_HOLD, block);
+    *block = (stead_block){0};
     PyGILState_STATE state = PyGILState_Ensure();
-    PyObject *address = PyObject_CallMethod((PyObject *)self, "_allocate", "KK", (unsigned long long)size,
-                                            (unsigned long long)alignment);
+    PyObject *address =
+        PyObject_CallMethod((PyObject *)self, "_block", "KK", (unsigned long long)size, (unsigned long long)alignment);
     block->address = address ? PyLong_AsSize_t(address) : 0;
     block->usable = size;
     Py_XDECREF(address);
@@ -26,12 +27,12 @@ static int obtain(Arena *self, uint64_t size, uint64_t alignment, stead_block *b
 /* Whoever frees is told of nothing: what is wrong is printed, like an exception in a deallocator. */
 static void release(Arena *self, uint64_t address)
 {
-    int freed = !self->careful && self->arena && stead_arena_free(self->arena, address) == STEAD_DONE;
+    int freed = !self->careful && self->arena && stead_arena_free_held(self->arena, address) == STEAD_DONE;
     if (__builtin_expect(freed && !arena_wants_trim(self), 1))
         return;
     PyGILState_STATE state = PyGILState_Ensure();
     if (!freed)
-        arena_call_quietly((PyObject *)self, "_free", address);
+        arena_call_quietly((PyObject *)self, "_free_block", address);
     if (arena_wants_trim(self))
         arena_call_quietly((PyObject *)self, "_trim", 0);
     PyGILState_Release(state);
@@ -51,52 +52,78 @@ typedef struct {
     } allocator;
 } Handler;
 
+/* What NumPy asks for and frees most are small arrays, and it holds the GIL. */
+static uint64_t take_kept(Arena *self, size_t size)
+{
+#ifndef Py_GIL_DISABLED
+    if (size - 1 < 4096) {
+        unsigned c = stead_class_of(size);
+        if (self->kept[c].count)
+            return self->kept[c].addresses[--self->kept[c].count];
+    }
+#endif
+    return 0;
+}
+
+static int keep(Arena *self, uint64_t address, size_t size)
+{
+#ifndef Py_GIL_DISABLED
+    if (size - 1 < 4096 && !self->careful) {
+        unsigned c = stead_class_of(size);
+        if (self->kept[c].count < KEPT) {
+            self->kept[c].addresses[self->kept[c].count++] = address;
+            return 1;
+        }
+    }
+#endif
+    return 0;
+}
+
 static void *data_allocate(void *arena, size_t size)
 {
     Arena *self = arena;
-    stead_block block;
-    if (__builtin_expect(obtain(self, size ? size : 1, 16, &block), 0))
+    stead_block block = {.address = take_kept(self, size), .usable = size};
+    if (__builtin_expect(!block.address, 0) && obtain(self, size ? size : 1, 16, &block))
         return NULL;
-    if (self->zero && !self->careful)
+    if (__builtin_expect(self->zero, 0))
         arena_clear(self, &block, block.usable);
     return (void *)(uintptr_t)block.address;
 }
 
 static void *data_zeroed(void *arena, size_t count, size_t each)
 {
-    stead_block block;
+    Arena *self = arena;
     size_t size;
-    if (__builtin_mul_overflow(count, each, &size) || obtain(arena, size ? size : 1, 16, &block))
+    if (__builtin_mul_overflow(count, each, &size))
         return NULL;
-    arena_clear(arena, &block, size);
+    stead_block block = {.address = take_kept(self, size)};
+    if (__builtin_expect(!block.address, 0) && obtain(self, size ? size : 1, 16, &block))
+        return NULL;
+    arena_clear(self, &block, size);
     return (void *)(uintptr_t)block.address;
 }
 
 static void data_free(void *arena, void *data, size_t size)
 {
-    (void)size;
-    if (data)
+    if (data && !keep(arena, (uintptr_t)data, size))
         release(arena, (uintptr_t)data);
 }
 
-static uint64_t usable_at(Arena *self, uint64_t address)
-{
-    stead_block block;
-    return self->arena && stead_arena_find(self->arena, address, &block) == STEAD_DONE ? block.usable : 0;
-}
-
+/* In a careful arena it moves always: what was known of the block goes with it. */
 static void *data_resize(void *arena, void *data, size_t size)
 {
     Arena *self = arena;
-    uint64_t address = (uintptr_t)data, had, usable;
+    uint64_t address = (uintptr_t)data, usable;
+    stead_block had = {0};
     if (!data)
         return data_allocate(arena, size);
-    had = usable_at(self, address);
-    if (had && !self->careful && arena_stretch(self, address, size ? size : 1, 0, &usable) == STEAD_DONE)
+    if (!self->arena || stead_arena_find(self->arena, address, &had) == STEAD_FOREIGN)
+        return NULL;
+    if (!self->careful && arena_stretch(self, address, size ? size : 1, STEAD_HOLD, &usable) == STEAD_DONE)
         return data;
     void *moved = data_allocate(arena, size);
     if (moved) {
-        memcpy(moved, data, had < size ? had : size);
+        memcpy(moved, data, had.usable < size ? had.usable : size);
         release(self, address);
     }
     return moved;

@@ -2,9 +2,8 @@
 
 The core (native/arena.c) finds the blocks; here is decided what it is given: addresses, memory in steps, tables.
 
-Threads: every method is safe, in C without the GIL. Fork: a child has a working copy where the memory is private;
-where it is shared the blocks stay the parent's, and the child's copy hands out no more.
-"""
+Threads: every method is safe, in C without the GIL. Fork: a child has a working copy where the memory is
+private; where it is shared the blocks stay the parent's, and the child's copy hands out no more."""
 
 from __future__ import annotations
 
@@ -46,19 +45,20 @@ _PIECE = 1 << 20
 class Arena(_native.Arena):
     """Hands out blocks of a range of addresses: small ones and large ones, in constant time, from any thread.
 
-    ``source``: a size (bytes, or text such as "1 GiB"), which the arena reserves for itself; a Reservation, in which
-    it commits memory as it grows, or all of which is committed; or a Block of another arena, which is this one's
-    alone from then on.
+    ``source``: a size (bytes, or text such as "1 GiB"), which the arena reserves for itself; a Reservation, in
+    which it commits memory as it grows, or all of which is committed; or a Block of another arena, which is
+    this one's alone from then on.
 
-    ``backing``: as for Reservation.commit, by default anonymous memory; "none" for addresses whose memory must not be
-    touched (a device's): then there is ``allocate`` and no Block. ``step``: bytes by which the committed part grows
-    at least; by default as much again as is committed, from 4 MiB to 1 GiB. ``keep``: how many bytes of free memory
-    that was touched are kept for the next block; what is beyond goes back to the system, in large pieces; by default
-    all is kept until ``trim``. ``zero``: every block reads as zeros; fresh pages are not cleared for that.
+    ``backing``: as for Reservation.commit, by default anonymous memory, in transparent huge pages where a
+    program may ask for them; "none" for addresses whose memory must not be touched (a device's): then there is
+    ``allocate`` and no Block. ``step``: bytes by which the committed part grows at least; by default as much
+    again as is committed, from 4 MiB to 1 GiB. ``keep``: how many bytes of free memory that was touched are
+    kept for the next block; what is beyond goes back to the system, in large pieces; by default all is kept
+    until ``trim``. ``zero``: every block reads as zeros; fresh pages are not cleared for that.
 
-    To find mistakes: ``guard``, so many bytes after each block that fault at a touch (whole pages; every block gets
-    pages of its own); ``hardened``: writes past the end of a block and after its end are noticed, freed blocks are
-    poisoned and wait before they are used again, and a second free is told where the first one was.
+    To find mistakes: ``guard``, so many bytes after each block that fault at a touch (whole pages; every block
+    gets pages of its own); ``hardened``: writes past the end of a block and after its end are noticed, freed
+    blocks are poisoned and wait before they are used again, and a second free is told where the first one was.
 
     Raises what :func:`stead.reserve` raises; Unsupported where the memory is not in this process.
     """
@@ -158,7 +158,8 @@ class Arena(_native.Arena):
         return self._find(at)[0] in (_native.ARENA_DONE, _native.ARENA_INTERIOR, _native.ARENA_HELD)
 
     def size_of(self, address: SupportsIndex) -> int:
-        """Bytes that can be used at the address of a block: as many as were asked for, or more. Raises NotLive."""
+        """Bytes that can be used at the address of a block: as many as were asked for, or more. Raises
+        NotLive."""
         at = _address(address)
         self._live_source()
         if self._care:
@@ -169,9 +170,9 @@ class Arena(_native.Arena):
         return usable
 
     def resize(self, address: SupportsIndex, size: SupportsIndex | str) -> int | None:
-        """Make the block at ``address`` as large as ``size`` bytes without moving it: the same address; or None where
-        there is no room for that, and it is as it was. Its first bytes keep their contents. Raises NotLive, and
-        ValueError where ``size`` is not positive."""
+        """Make the block at ``address`` as large as ``size`` bytes without moving it: the same address; or None
+        where there is no room for that, and it is as it was. Its first bytes keep their contents. Raises
+        NotLive, and ValueError where ``size`` is not positive."""
         at, wanted = _address(address), _bytes(size, "size", 1)
         self._live_source()
         if self._care:
@@ -188,10 +189,14 @@ class Arena(_native.Arena):
     # ---- for NumPy ----
 
     def array(
-        self, shape: SupportsIndex | tuple[SupportsIndex, ...], dtype: DTypeLike = float, order: Literal["C", "F"] = "C"
+        self,
+        shape: SupportsIndex | tuple[SupportsIndex, ...],
+        dtype: DTypeLike = float,
+        order: Literal["C", "F"] = "C",
     ) -> numpy.ndarray[Any, Any]:
-        """A NumPy array that lives in a Block of this arena, aligned to 64 bytes; its contents are undefined, but zeros
-        where the arena was made with ``zero=True``. Raises what ``block`` does, TypeError for a dtype of objects."""
+        """A NumPy array that lives in a Block of this arena, aligned to 64 bytes; its contents are undefined,
+        but zeros where the arena was made with ``zero=True``. Raises what ``block`` does, TypeError for a dtype
+        of objects."""
         import numpy
 
         kind = numpy.dtype(dtype)
@@ -203,7 +208,7 @@ class Arena(_native.Arena):
             if each < 0:
                 raise ValueError(f"shape is {shape!r}: no dimension may be negative")
             size *= each
-        return numpy.ndarray(whole, kind, buffer=self.block(max(size, 1), 64), order=order)
+        return numpy.ndarray(whole, kind, buffer=memoryview(self.block(max(size, 1), 64)), order=order)
 
     # ---- giving memory back, looking, the end ----
 
@@ -229,8 +234,8 @@ class Arena(_native.Arena):
             blocks = bytes_ = 0
         size, committed, used, live, largest, runs, high_water, dirty, classes = self._statistics()
         return ArenaStatistics(
-            size, committed if source.touchable else 0, used - bytes_, live - blocks, largest, runs, high_water, dirty,
-            tuple(SizeClass(*each) for each in classes),
+            size, committed if source.touchable else 0, used - bytes_, live - blocks, largest, runs, high_water,
+            dirty, tuple(SizeClass(*each) for each in classes),
         )  # fmt: skip
 
     def check(self) -> None:
@@ -244,8 +249,9 @@ class Arena(_native.Arena):
             self._care.check()
 
     def close(self) -> None:
-        """Let go of the addresses and the memory. Idempotent. Raises BufferError where a block is live, and then the
-        arena is as it was. Without it, they go when the arena and its last Block and array are gone."""
+        """Let go of the addresses and the memory. Idempotent. Raises BufferError where a block is live, and
+        then the arena is as it was. Without it, they go when the arena and its last Block and array are
+        gone."""
         with table_lock:
             if self._closed or self._source is None:
                 return
@@ -299,7 +305,9 @@ class Arena(_native.Arena):
     def _refuse(self, code: int, size: int, alignment: int) -> None:
         source = self._live_source()
         if code == _native.ARENA_DISOWNED:
-            raise Unsupported("allocating in a forked child", "memory of its own", f"{self!r}, shared with the parent")
+            raise Unsupported(
+                "allocating in a forked child", "memory of its own", f"{self!r}, shared with the parent"
+            )
         largest = self._statistics()[4]
         aligned = f" aligned to {format_size(alignment)}" if alignment > 16 else ""
         raise OutOfSpace(
@@ -383,8 +391,8 @@ class Arena(_native.Arena):
     # ---- trimming ----
 
     def _trim(self, _: int) -> None:
-        """More than was to be kept is free. Half of it goes, so that the next free does not call again; and where it
-        is too scattered to go, not before there is a good deal more."""
+        """More than was to be kept is free. Half of it goes, so that the next free does not call again; and
+        where it is too scattered to go, not before there is a good deal more."""
         keep = self._policy[1] or 0
         self._give_back(keep // 2, _PIECE)
         self._trim_at = max(keep, self._dirty + max(keep // 4, _PIECE))

@@ -1,5 +1,5 @@
-"""What a hardened or guarded arena does around every block: canaries, poison, quarantine, guard pages, and who freed
-what. Owns what it knows of the blocks outside of their memory, where no stray write can reach it.
+"""What a hardened or guarded arena does around every block: canaries, poison, quarantine, guard pages, and who
+freed what. Owns what it knows of the blocks outside of their memory, where no stray write can reach it.
 
 All of it under the lock of all reservations, which is held across a fork, so that a child's copy is whole.
 """
@@ -205,7 +205,8 @@ class Care:
         if found != expected:
             at = next(i for i, (one, other) in enumerate(zip(found, expected, strict=True)) if one != other)
             raise Corrupted(
-                f"the block of {block.size} bytes at {address:#x} was written past its end, at byte {block.size + at}",
+                f"the block of {block.size} bytes at {address:#x} was written past its end, at byte "
+                f"{block.size + at}",
                 address=address,
             )
 
@@ -225,8 +226,8 @@ class Care:
             if found.count(_POISON) != length:
                 at = next(i for i, each in enumerate(found) if each != _POISON)
                 raise Corrupted(
-                    f"the block of {freed.size} bytes at {address:#x}, freed at {freed.where}, was written after that, "
-                    f"at byte {offset + at}",
+                    f"the block of {freed.size} bytes at {address:#x}, freed at {freed.where}, was written after "
+                    f"that, at byte {offset + at}",
                     address=address,
                     freed_at=freed.where,
                 )
@@ -260,7 +261,7 @@ def not_live(code: int, address: int, start: int) -> NotLive:
     texts = {
         _native.ARENA_FOREIGN: "is no address of this arena",
         _native.ARENA_INTERIOR: f"is inside the live block at {start:#x}, not its address",
-        _native.ARENA_HELD: "is that of a Block, which gives itself back",
+        _native.ARENA_HELD: "is that of a Block or an array, which gives itself back",
     }
     return NotLive(f"{address:#x} {texts.get(code, 'is of no live block: freed already, or never handed out')}",
                    address=address)  # fmt: skip

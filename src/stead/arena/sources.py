@@ -1,14 +1,16 @@
-"""Where an arena's addresses come from, and the memory behind them: a reservation, or a block of another arena."""
+"""Where an arena's addresses come from, and the memory behind them: a reservation, or a block of another
+arena."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from stead import _native
 from stead.backing import ANONYMOUS, Anonymous, as_backing
 from stead.errors import Unsupported
 from stead.ranges import Range, align_up
-from stead.securing import PAGE, needed_huge_page_size
+from stead.securing import PAGE, needed_huge_page_size, transparent_huge_pages
 from stead.space.process import ProcessSpace
 
 if TYPE_CHECKING:
@@ -51,7 +53,9 @@ class Committed:
 
     touchable = True
 
-    def __init__(self, reservation: Reservation, backing: Backing | Literal["anonymous", "shared"], own: bool) -> None:
+    def __init__(
+        self, reservation: Reservation, backing: Backing | Literal["anonymous", "shared"], own: bool
+    ) -> None:
         self.where = reservation.range
         self._reservation, self._backing, self._own = reservation, backing, own
         anonymous = isinstance(as_backing(backing, None), Anonymous)
@@ -80,7 +84,8 @@ class Committed:
 
 
 class Whole:
-    """Memory that is there already: a block of another arena, or a reservation that is committed from end to end."""
+    """Memory that is there already: a block of another arena, or a reservation that is committed from end to
+    end."""
 
     touchable = True
     at_once = True
@@ -104,7 +109,7 @@ class Whole:
             self.private = not any(part.backing.shareable for part in owner.parts)
             self.discardable = all(isinstance(part.backing, Anonymous) for part in owner.parts)
             self.granularity = max(part.source.granularity for part in owner.parts)
-            self._discard = lambda where: owner.discard(where.start - owner.address, where.size) or self.discardable
+            self._discard = partial(_discard, owner, self.discardable)
         if self._view.readonly:
             raise ValueError(f"source is {owner!r}, which is read-only")
 
@@ -116,6 +121,11 @@ class Whole:
 
     def close(self) -> None:
         self._view = None
+
+
+def _discard(reservation: Reservation, zeros: bool, where: Range) -> bool:
+    reservation.discard(where.start - reservation.address, where.size)
+    return zeros
 
 
 class Addresses:
@@ -145,17 +155,28 @@ class Addresses:
 def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool) -> Source:
     """The memory of a reservation: what is committed in it, or what the arena will commit.
 
-    Raises ValueError where a part is committed and another is not, Unsupported in a space that is not this process.
-    """
+    Raises ValueError where a part is committed and another is not, Unsupported in a space that is not this
+    process."""
     reservation.check_live()
     if backing == "none":
         return Addresses(reservation, own)
     if not isinstance(reservation.space, ProcessSpace):
-        raise Unsupported("an arena that touches its memory", "a reservation in this process", repr(reservation.space))
+        raise Unsupported(
+            "an arena that touches its memory", "a reservation in this process", repr(reservation.space)
+        )
     if not reservation.parts:
-        return Committed(reservation, backing or ANONYMOUS, own)
+        return Committed(reservation, backing or _usual(), own)
     if backing is not None:
         raise ValueError(f"backing is {backing!r}, but memory is committed in {reservation!r} already")
     if reservation.committed.size != reservation.size:
         raise ValueError(f"source is {reservation!r}: commit nothing in it, or all of it")
     return Whole(reservation)
+
+
+def _usual() -> Anonymous:
+    """Anonymous memory, in huge pages where a program may ask for them: blocks lie close together."""
+    try:
+        transparent_huge_pages("enabled")
+    except Unsupported:
+        return ANONYMOUS
+    return Anonymous(huge="transparent")

@@ -1,13 +1,12 @@
-"""PyTorch's tensors on a device, in an arena: ``torch.cuda.memory.CUDAPluggableAllocator`` loads two C functions from
-stead's compiled module and calls them for every tensor, from any thread.
+"""PyTorch's tensors on a device, in an arena: ``torch.cuda.memory.CUDAPluggableAllocator`` loads two C
+functions from stead's compiled module and calls them for every tensor, from any thread.
 
     arena = stead.Arena(reservation_with_device_memory, backing="none")
     torch.cuda.memory.change_current_allocator(stead.integrations.torch.allocator(arena))
 
-A block is freed for everyone as soon as the stream that it is freed on has come to its end: stead waits for that, since
-the next tensor in the same place may be another stream's. Where an arena has no room the function returns a null
-pointer, as cudaMalloc would; PyTorch does not look for that before the tensor is used.
-"""
+A block is freed for everyone as soon as the stream that it is freed on has come to its end: stead waits for
+that, since the next tensor in the same place may be another stream's. Where an arena has no room the function
+returns a null pointer, as cudaMalloc would; PyTorch does not look for that before the tensor is used."""
 
 from __future__ import annotations
 
@@ -40,10 +39,9 @@ def library() -> Path:
 def use(arena: Arena | None, device: int = 0, *, synchronize: int | None = None) -> None:
     """From now on tensors of ``device`` live in ``arena``; None: nowhere, a null pointer for every one.
 
-    ``synchronize``: the address of a C function that waits for a stream, called before each free; by default the CUDA
-    driver's cuStreamSynchronize if it is there; 0: none. The arena is kept for the life of the process, since
-    tensors in it may be freed at any time. Raises TypeError, ValueError, Released.
-    """
+    ``synchronize``: the address of a C function that waits for a stream, called before each free; by default
+    the CUDA driver's cuStreamSynchronize if it is there; 0: none. The arena is kept for the life of the
+    process, since tensors in it may be freed at any time. Raises TypeError, ValueError, Released."""
     if arena is not None and not isinstance(arena, Arena):
         raise TypeError(f"arena is {arena!r}, must be a stead.Arena")
     if arena is not None and arena.closed:
@@ -54,8 +52,8 @@ def use(arena: Arena | None, device: int = 0, *, synchronize: int | None = None)
 
 
 def allocator(arena: Arena, device: int = 0) -> Any:
-    """A ``torch.cuda.memory.CUDAPluggableAllocator`` that allocates in ``arena``. Raises what ``use`` raises, and
-    ImportError without PyTorch."""
+    """A ``torch.cuda.memory.CUDAPluggableAllocator`` that allocates in ``arena``. Raises what ``use`` raises,
+    and ImportError without PyTorch."""
     from torch.cuda.memory import CUDAPluggableAllocator
 
     use(arena, device)
