@@ -44,7 +44,11 @@ class AddressSpaceError(Exception):
 
 def _rebuilt(kind: type[AddressSpaceError], args: tuple[Any, ...], facts: dict[str, Any]) -> AddressSpaceError:
     """Every class below takes a message and its facts by name; pickle calls with positions only."""
-    made = kind.__new__(kind)
+    made: AddressSpaceError
+    if issubclass(kind, MemoryError):
+        made = kind(*args)  # MemoryError.__new__ refuses a class whose first base is another
+    else:
+        made = kind.__new__(kind)
     if isinstance(made, OSError):
         OSError.__init__(made, *args)  # which keeps the errno where Python code cannot set it
     else:

@@ -233,8 +233,10 @@ class Arena(_native.Arena):
         else:
             blocks = bytes_ = 0
         size, committed, used, live, largest, runs, high_water, dirty, classes = self._statistics()
+        if not source.touchable:
+            committed = dirty = 0
         return ArenaStatistics(
-            size, committed if source.touchable else 0, used - bytes_, live - blocks, largest, runs, high_water,
+            size, committed, used - bytes_, live - blocks, largest, runs, high_water,
             dirty, tuple(SizeClass(*each) for each in classes),
         )  # fmt: skip
 
@@ -399,20 +401,27 @@ class Arena(_native.Arena):
 
     def _give_back(self, keep: int, least: int) -> int:
         source = self._live_source()
-        before = self._dirty
-        given = 0
-        while before - given > keep and (run := self._checkout(least)):
-            head, units, start, stop = run
-            zero = False
-            try:
+        if not source.touchable:
+            return 0
+        before, given = self._dirty, 0
+        as_it_was = []  # runs that would be found again
+        try:
+            while before - given > keep and (run := self._checkout(least)):
+                head, units, start, stop = run
                 where = Range(align_up(start, source.granularity), stop // source.granularity * source.granularity)
-                if where.start < where.stop:
-                    zero = source.discard(where) and where == Range(start, stop)
-                    given += where.size
-            finally:
-                self._checkin(head, units, zero)
-            if not zero:
-                break  # it stays as it was, and would come again
+                zero = False
+                try:
+                    if where.start < where.stop:
+                        zero = source.discard(where) and where == Range(start, stop)
+                        given += where.size
+                finally:
+                    if zero:
+                        self._checkin(head, units, True)
+                    else:
+                        as_it_was.append((head, units))
+        finally:
+            for head, units in as_it_was:
+                self._checkin(head, units, False)
         return given
 
 

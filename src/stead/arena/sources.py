@@ -11,7 +11,7 @@ from stead.backing import ANONYMOUS, Anonymous, as_backing
 from stead.errors import Unsupported
 from stead.ranges import Range, align_up
 from stead.securing import PAGE, needed_huge_page_size, transparent_huge_pages
-from stead.space.process import ProcessSpace
+from stead.space.process import this_process
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -160,7 +160,7 @@ def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool
     reservation.check_live()
     if backing == "none":
         return Addresses(reservation, own)
-    if not isinstance(reservation.space, ProcessSpace):
+    if reservation.space.identity != this_process().identity:
         raise Unsupported(
             "an arena that touches its memory", "a reservation in this process", repr(reservation.space)
         )
