@@ -186,27 +186,34 @@ uint64_t stead_arena_shortfall(stead_arena *a, uint64_t size, uint64_t alignment
 /* ---- from an address to its block ---- */
 
 /* Finds what an address is in, and locks what keeps it so: the lane (returned) of a span, or runs_lock (NONE). */
-static unsigned enter(stead_arena *a, uint32_t unit, uint64_t *e)
+static unsigned enter_run(stead_arena *a, uint32_t unit, uint64_t *e);
+
+static inline unsigned enter(stead_arena *a, uint32_t unit, uint64_t *e)
 {
-    for (;;) {
-        *e = ent_load(a, unit);
-        if (kind_of(*e) == SPAN) {
-            unsigned l = lane_of(*e);
-            stead_acquire(&a->lanes[l].lock);
-            if (ent_load(a, unit) == *e)
-                return l;
-            stead_unlock(&a->lanes[l].lock);
-        } else {
-            stead_acquire(&a->runs_lock);
-            *e = a->ent[unit];
-            if (kind_of(*e) != SPAN)
-                return NONE;
-            stead_unlock(&a->runs_lock);
+    uint64_t seen = ent_load(a, unit);
+    if (__builtin_expect(kind_of(seen) == SPAN, 1)) {
+        unsigned l = lane_of(seen);
+        stead_acquire(&a->lanes[l].lock);
+        if (__builtin_expect(ent_load(a, unit) == seen, 1)) {
+            *e = seen;
+            return l;
         }
+        stead_unlock(&a->lanes[l].lock);
     }
+    return enter_run(a, unit, e);
 }
 
-static void leave(stead_arena *a, unsigned l)
+static unsigned enter_run(stead_arena *a, uint32_t unit, uint64_t *e)
+{
+    stead_acquire(&a->runs_lock);
+    *e = a->ent[unit];
+    if (__builtin_expect(kind_of(*e) != SPAN, 1))
+        return NONE;
+    stead_unlock(&a->runs_lock);
+    return enter(a, unit, e);
+}
+
+static inline void leave(stead_arena *a, unsigned l)
 {
     stead_unlock(l == NONE ? &a->runs_lock : &a->lanes[l].lock);
 }
@@ -220,12 +227,12 @@ static int unit_of(const stead_arena *a, uint64_t address, uint32_t *unit)
 
 static int find_small(const stead_arena *a, uint64_t address, uint32_t head, unsigned c, stead_block *block)
 {
-    uint32_t offset = (uint32_t)(address - address_of(a, head)), size = class_size(c), i = offset / size;
+    uint32_t offset = (uint32_t)(address - address_of(a, head)), size = class_size(c), i = block_at(offset, c);
     unsigned word = word_of(a, head, c, i);
     if (word != LIVE && word != HELD)
         return STEAD_NOT_LIVE;
-    *block = (stead_block){.address = address - offset % size, .usable = size, .node = small_node(head, i)};
-    if (offset % size)
+    *block = (stead_block){.address = address_of(a, head) + i * size, .usable = size, .node = small_node(head, i)};
+    if (offset != i * size)
         return STEAD_INTERIOR;
     return word == HELD ? STEAD_HELD : STEAD_DONE;
 }
@@ -282,14 +289,21 @@ static inline int free_one(stead_arena *a, uint64_t address, int wanted)
     if (__builtin_expect(!unit_of(a, address, &unit), 0))
         return STEAD_FOREIGN;
     unsigned l = enter(a, unit, &e);
-    int got = find(a, address, unit, l, e, &block);
-    if (__builtin_expect(got == wanted, 1)) {
-        uint32_t head = (uint32_t)(block.node >> 16);
-        got = STEAD_DONE;
-        if (l == NONE)
-            runs_give(a, head, length_of(a->ent[head]));
+    int got = STEAD_DONE;
+    if (__builtin_expect(l != NONE, 1)) {
+        unsigned c = class_of(e);
+        uint32_t head = unit - back_of(e), offset = (uint32_t)(address - address_of(a, head)), i = block_at(offset, c);
+        unsigned word = wanted == STEAD_HELD ? HELD : LIVE;
+        if (__builtin_expect(i * class_size(c) == offset && word_of(a, head, c, i) == word, 1))
+            spans_push(a, l, c, head, i);
         else
-            spans_push(a, l, class_of(e), head, (uint32_t)(block.node & 0xffff) >> 1);
+            got = find_small(a, address, head, c, &block);
+    } else {
+        got = find_large(a, address, unit, &block);
+        if (got == wanted) {
+            runs_give(a, (uint32_t)(block.node >> 16), length_of(a->ent[block.node >> 16]));
+            got = STEAD_DONE;
+        }
     }
     leave(a, l);
     return got;

@@ -14,7 +14,7 @@
 
 /* ---- arguments ---- */
 
-static int plain_request(PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size, uint64_t *alignment)
+static inline int plain_request(PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size, uint64_t *alignment)
 {
     Py_ssize_t named = names ? PyTuple_Size(names) : 0;
     if (n < 1 || n + named > 2 || !PyLong_CheckExact(args[0]))

@@ -132,6 +132,15 @@ static inline uint32_t class_size(unsigned c)
     return c < 8 ? 16 * (c + 1) : (4 + c % 4 + 1) << (5 + (c - 8) / 4);
 }
 
+/* Which block of its class an offset in a span is in: a division by multiplying, exact as offset * size < 2^32
+ * (Granlund, Montgomery: Division by Invariant Integers using Multiplication, PLDI 1994). */
+extern const uint32_t class_reciprocals[STEAD_CLASSES];
+
+static inline uint32_t block_at(uint32_t offset, unsigned c)
+{
+    return (uint32_t)((uint64_t)offset * class_reciprocals[c] >> 32);
+}
+
 /* A span's words: one cache line or two where the blocks are large, and not one page of the table for each span. */
 static inline uint16_t *links_of(const stead_arena *a, uint32_t head, unsigned c)
 {

@@ -36,7 +36,9 @@ static inline int stead_try_lock(stead_lock *lock)
 
 /* The wake-up is not ordered with the look for waiters (a full barrier would cost as much as the lock): one that
  * gets lost costs the waiter one timeout. */
-static inline void stead_lock_slowly(stead_lock *lock)
+#define STEAD_SELDOM __attribute__((noinline, cold, unused))
+
+STEAD_SELDOM static void stead_lock_slowly(stead_lock *lock)
 {
     for (;;) {
         for (int spin = 0; spin < 100; spin++) {
@@ -53,6 +55,11 @@ static inline void stead_lock_slowly(stead_lock *lock)
     }
 }
 
+STEAD_SELDOM static void stead_wake(stead_lock *lock)
+{
+    syscall(SYS_futex, &lock->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
 static inline void stead_acquire(stead_lock *lock)
 {
     if (__builtin_expect(!stead_try_lock(lock), 0))
@@ -63,7 +70,7 @@ static inline void stead_unlock(stead_lock *lock)
 {
     __atomic_store_n(&lock->word, 0, __ATOMIC_RELEASE);
     if (__builtin_expect(__atomic_load_n(&lock->waiters, __ATOMIC_RELAXED), 0))
-        syscall(SYS_futex, &lock->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+        stead_wake(lock);
 }
 
 #endif

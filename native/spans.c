@@ -7,6 +7,15 @@
 
 #include "fit.h"
 
+#define R(SIZE) (uint32_t)((UINT64_C(1) << 32) / (SIZE) + 1)
+
+const uint32_t class_reciprocals[STEAD_CLASSES] = {
+    R(16), R(32), R(48), R(64), R(80), R(96), R(112), R(128), R(160),
+    R(192), R(224), R(256), R(320), R(384), R(448), R(512), R(640), R(768),
+    R(896), R(1024), R(1280), R(1536), R(1792), R(2048), R(2560), R(3072), R(3584),
+    R(4096), R(5120), R(6144), R(7168), R(8192), R(10240), R(12288), R(14336), R(16384),
+};
+
 /* ---- lanes ---- */
 
 /* A place in the thread's own block costs a tenth of a call to __tls_get_addr; musl cannot give one to a library
@@ -16,17 +25,17 @@ __attribute__((tls_model("initial-exec")))
 #endif
 static _Thread_local uint32_t my_lane;
 
-static uint32_t next_lane(void)
+STEAD_SELDOM static uint32_t next_lane(void)
 {
     static atomic_uint threads;
     return my_lane = atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) % LANES + 1;
 }
 
 /* The thread's lane, locked; another one from now on if somebody is inside. */
-static unsigned enter_lane(stead_arena *a)
+static inline unsigned enter_lane(stead_arena *a)
 {
-    uint32_t i = my_lane ? my_lane : next_lane();
-    if (__builtin_expect(!stead_try_lock(&a->lanes[i - 1].lock), 0)) {
+    uint32_t i = my_lane;
+    if (__builtin_expect(!i || !stead_try_lock(&a->lanes[i - 1].lock), 0)) {
         i = next_lane();
         stead_acquire(&a->lanes[i - 1].lock);
     }
@@ -65,7 +74,7 @@ uint32_t spans_length(const stead_arena *a, unsigned c, uint32_t units)
     return ((blocks ? blocks : 1) * class_size(c) + STEAD_UNIT - 1) / STEAD_UNIT;
 }
 
-static int new_span(stead_arena *a, unsigned l, unsigned c, uint32_t units, int everywhere)
+STEAD_SELDOM static int new_span(stead_arena *a, unsigned l, unsigned c, uint32_t units, int everywhere)
 {
     zero_part zero;
     stead_acquire(&a->runs_lock);
@@ -86,7 +95,7 @@ static int new_span(stead_arena *a, unsigned l, unsigned c, uint32_t units, int 
     return 1;
 }
 
-static void give_span(stead_arena *a, uint32_t head)
+STEAD_SELDOM static void give_span(stead_arena *a, uint32_t head)
 {
     stead_acquire(&a->runs_lock);
     uint32_t units = length_of(a->ent[head]);
@@ -98,11 +107,7 @@ static void give_span(stead_arena *a, uint32_t head)
 
 /* ---- blocks ---- */
 
-static inline int full(const span *s)
-{
-    return s->free == END && s->fresh == COUNT(s);
-}
-
+/* Written so that what was just stored is not loaded again: 16-bit words may be aliases of each other. */
 static inline int pop(stead_arena *a, unsigned l, unsigned c, int flags, stead_block *block)
 {
     lane *mine = &a->lanes[l];
@@ -116,21 +121,23 @@ static inline int pop(stead_arena *a, unsigned l, unsigned c, int flags, stead_b
     }
     span *s = &a->spans[head];
     uint16_t *links = links_of(a, head, c);
-    uint32_t size = class_size(c), i = s->free;
+    uint32_t size = class_size(c), i = s->free, fresh = s->fresh, count = COUNT(s), next = END;
     block->zero_from = block->zero_to = 0;
+    s->live++;
     if (i != END) {
-        s->free = links[i];
+        next = links[i];
+        s->free = (uint16_t)next;
     } else {
-        i = s->fresh++;
         block->zero_to = s->count & ZERO ? size : 0;
+        i = fresh++;
+        s->fresh = (uint16_t)fresh;
     }
     links[i] = flags & STEAD_HOLD ? HELD : LIVE;
-    s->live++;
-    if (__builtin_expect(full(s), 0))
-        drop(a, &mine->partial[c], head);
     block->address = address_of(a, head) + (uint64_t)i * size;
     block->usable = size;
     block->node = small_node(head, i);
+    if (__builtin_expect(next == END && fresh == count, 0))
+        drop(a, &mine->partial[c], head);
     return 1;
 }
 
@@ -138,12 +145,14 @@ void spans_push(stead_arena *a, unsigned l, unsigned c, uint32_t head, uint32_t 
 {
     lane *mine = &a->lanes[l];
     span *s = &a->spans[head];
-    int was_full = full(s);
-    links_of(a, head, c)[i] = s->free;
+    uint32_t next = s->free, live = s->live - 1u;
+    int was_full = next == END && s->fresh == COUNT(s);
     s->free = (uint16_t)i;
+    s->live = (uint16_t)live;
+    links_of(a, head, c)[i] = (uint16_t)next;
     if (__builtin_expect(was_full, 0))
         push(a, &mine->partial[c], head);
-    if (--s->live || (mine->partial[c] == head && s->next == NONE))
+    if (live || (mine->partial[c] == head && s->next == NONE))
         return;
     drop(a, &mine->partial[c], head);
     if (mine->spare[c] == NONE)
@@ -174,7 +183,7 @@ void stead_arena_purge(stead_arena *a)
 }
 
 /* Nothing can be added: a span as short as need be, or a free block of any lane, of this class or a larger one. */
-static int pop_anywhere(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_block *block)
+STEAD_SELDOM static int pop_anywhere(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_block *block)
 {
     for (uint32_t units = SPAN_UNITS; units; units /= 2) {
         unsigned l = enter_lane(a);
@@ -197,11 +206,9 @@ static int pop_anywhere(stead_arena *a, unsigned c, uint64_t alignment, int flag
     return 0;
 }
 
-int spans_take(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_block *block)
+STEAD_SELDOM static int take_slowly(stead_arena *a, unsigned l, unsigned c, uint64_t alignment, int flags, stead_block *block)
 {
-    unsigned l = enter_lane(a);
-    int found = pop(a, l, c, flags, block) ||
-                (new_span(a, l, c, spans_length(a, c, SPAN_UNITS), 0) && pop(a, l, c, flags, block));
+    int found = new_span(a, l, c, spans_length(a, c, SPAN_UNITS), 0) && pop(a, l, c, flags, block);
     stead_unlock(&a->lanes[l].lock);
     if (found)
         return STEAD_DONE;
@@ -209,4 +216,13 @@ int spans_take(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_
         return STEAD_NO_SPACE;
     stead_arena_purge(a);
     return pop_anywhere(a, c, alignment, flags, block) ? STEAD_DONE : STEAD_NO_SPACE;
+}
+
+int spans_take(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_block *block)
+{
+    unsigned l = enter_lane(a);
+    if (__builtin_expect(!pop(a, l, c, flags, block), 0))
+        return take_slowly(a, l, c, alignment, flags, block);
+    stead_unlock(&a->lanes[l].lock);
+    return STEAD_DONE;
 }
