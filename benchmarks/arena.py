@@ -63,6 +63,14 @@ def _two_empty_calls(nothing: repeat[None]) -> None:
 
 
 @looped
+def _with_an_address(nothing: repeat[None]) -> None:
+    """What no allocator is spared: one call answers an int that is no small one, the other takes it."""
+    index, add, base = operator.index, operator.add, 0x4800_0000_0000
+    for _ in nothing:
+        index(add(256, base))
+
+
+@looped
 def _empty_loop(nothing: repeat[None]) -> None:
     for _ in nothing:
         pass
@@ -70,14 +78,18 @@ def _empty_loop(nothing: repeat[None]) -> None:
 
 def pairs(title: str, rounds: int, n: int) -> list[Section]:
     arena = stead.Arena(GiB)
-    cases = {"floor": _two_empty_calls, "loop": _empty_loop}
+    cases = {"floor": _two_empty_calls, "address": _with_an_address, "loop": _empty_loop}
     cases |= {name: _pair(arena, size) for name, size in SIZES.items()}
     found = in_turns(cases, rounds, n)
-    rows = [Row("floor: operator.index(operator.index(256))", found["floor"])]
+    rows = [
+        Row("floor: operator.index(operator.index(256))", found["floor"]),
+        Row("with an address: operator.index(operator.add(256, base))", found["address"]),
+    ]
     for name in SIZES:
         bound = Bound("<=", 2) if name == "256 B" else None
         rows.append(Row(f"free(allocate({name}))", found[name], ("floor", found["floor"]), bound))
-    rows.append(Row("the first again", found["256 B"], ("60 ns", [60.0] * rounds), Bound("<=", 1)))
+    rows.append(Row("free(allocate(256 B)) again", found["256 B"], ("with an address", found["address"])))
+    rows.append(Row("and again", found["256 B"], ("60 ns", [60.0] * rounds), Bound("<=", 1)))
     rows.append(Row("of each row: the loop, empty", found["loop"]))
     return [Section(title, rows)]
 

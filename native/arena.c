@@ -65,7 +65,7 @@ void stead_arena_extend(stead_arena *a, uint32_t units, int zero)
 uint32_t stead_arena_units(const stead_arena *a) { return __atomic_load_n(&a->units, __ATOMIC_ACQUIRE); }
 uint32_t stead_arena_max_units(const stead_arena *a) { return a->max_units; }
 uint64_t stead_arena_base(const stead_arena *a) { return a->base; }
-unsigned stead_class_of(uint64_t size) { return class_for(size); }
+unsigned stead_class_of(uint32_t size) { return class_for(size); }
 uint32_t stead_class_size(unsigned size_class) { return class_size(size_class); }
 
 /* ---- large blocks ---- */

@@ -120,7 +120,7 @@ typedef struct {
     stead_class_statistics small[STEAD_CLASSES], large;
 } stead_statistics;
 
-unsigned stead_class_of(uint64_t size); /* from 1 to STEAD_SMALL */
+unsigned stead_class_of(uint32_t size); /* up to STEAD_SMALL; from there on the classes continue, without spans */
 uint32_t stead_class_size(unsigned size_class);
 void stead_arena_statistics(stead_arena *arena, stead_statistics *out);
 

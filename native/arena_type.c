@@ -14,7 +14,7 @@
 
 /* ---- arguments ---- */
 
-static inline int plain_request(PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size, uint64_t *alignment)
+static int plain_request(PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size, uint64_t *alignment)
 {
     Py_ssize_t named = names ? PyTuple_Size(names) : 0;
     if (n < 1 || n + named > 2 || !PyLong_CheckExact(args[0]))
@@ -55,7 +55,8 @@ done:
 }
 
 /* Text, other integers, and all that is wrong: Python knows what to say. */
-int arena_request(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size, uint64_t *alignment)
+int arena_request_slowly(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size,
+                         uint64_t *alignment)
 {
     if (__builtin_expect(plain_request(args, n, names, size, alignment), 1))
         return 0;

@@ -6,8 +6,16 @@
 
 #include "arena.h"
 
+/* Held blocks that a NumPy array left, for the next of its class: NumPy's own allocator has that, too. Of the
+ * classes that are runs one each, which has `size` bytes. */
 #define KEPT 7
-#define KEPT_CLASSES 28 /* up to 4 KiB */
+#define KEPT_CLASSES 60
+#define KEPT_MOST (1u << 20)
+
+typedef struct {
+    uint32_t count, size;
+    uint64_t addresses[KEPT];
+} Kept;
 
 typedef struct {
     PyObject_HEAD
@@ -18,10 +26,7 @@ typedef struct {
     int zero;             /* every block reads as zeros */
     int discardable;      /* MADV_DONTNEED makes zeros: anonymous memory of this process alone */
     PyObject *weakrefs;
-    struct {
-        uint64_t addresses[KEPT];
-        uint64_t count;
-    } kept[KEPT_CLASSES]; /* held blocks that a NumPy array left, for the next: NumPy's own allocator has that, too */
+    Kept kept[KEPT_CLASSES];
     PyObject *block_type;
     void *block_memory;   /* of the Block that went last, for the next: malloc is half of what a Block costs */
     PyObject *members[6]; /* what the memory and the tables live in is let go after the arena */
@@ -45,7 +50,21 @@ void arena_unkeep(Arena *self);
 int arena_stretch(Arena *self, uint64_t address, uint64_t size, int flags, uint64_t *usable);
 
 /* The arguments (size, alignment=16), checked: 0, or -1 and an exception. */
-int arena_request(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size, uint64_t *alignment);
+int arena_request_slowly(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size,
+                         uint64_t *alignment);
+
+static inline int arena_request(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names, uint64_t *size,
+                                uint64_t *alignment)
+{
+    if (__builtin_expect(n == 1 && !names && PyLong_CheckExact(args[0]), 1)) {
+        *alignment = 16;
+        *size = PyLong_AsSize_t(args[0]);
+        if (__builtin_expect(*size - 1 < (uint64_t)1 << 62, 1))
+            return 0;
+        PyErr_Clear(); /* one that did not fit is -1 */
+    }
+    return arena_request_slowly(self, args, n, names, size, alignment);
+}
 
 /* Raises what a code means: NULL. */
 PyObject *arena_refused(PyObject *self, int code, uint64_t size, uint64_t alignment);

@@ -52,14 +52,15 @@ typedef struct {
     } allocator;
 } Handler;
 
-/* What NumPy asks for and frees most are small arrays, and it holds the GIL. */
+/* NumPy holds the GIL, which guards these. */
 static uint64_t take_kept(Arena *self, size_t size)
 {
 #ifndef Py_GIL_DISABLED
-    if (size - 1 < 4096) {
-        unsigned c = stead_class_of(size);
-        if (self->kept[c].count)
-            return self->kept[c].addresses[--self->kept[c].count];
+    if (size - 1 < KEPT_MOST) {
+        unsigned c = stead_class_of((uint32_t)size);
+        Kept *kept = &self->kept[c];
+        if (kept->count && (c < STEAD_CLASSES || size <= kept->size))
+            return kept->addresses[--kept->count];
     }
 #endif
     return 0;
@@ -68,10 +69,12 @@ static uint64_t take_kept(Arena *self, size_t size)
 static int keep(Arena *self, uint64_t address, size_t size)
 {
 #ifndef Py_GIL_DISABLED
-    if (size - 1 < 4096 && !self->careful) {
-        unsigned c = stead_class_of(size);
-        if (self->kept[c].count < KEPT) {
-            self->kept[c].addresses[self->kept[c].count++] = address;
+    if (size - 1 < KEPT_MOST && !self->careful) {
+        unsigned c = stead_class_of((uint32_t)size);
+        Kept *kept = &self->kept[c];
+        if (kept->count < (c < STEAD_CLASSES ? KEPT : 1)) {
+            kept->addresses[kept->count++] = address;
+            kept->size = (uint32_t)size;
             return 1;
         }
     }
