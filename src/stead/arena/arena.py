@@ -403,26 +403,28 @@ class Arena(_native.Arena):
         source = self._live_source()
         if not source.touchable:
             return 0
-        before, given = self._dirty, 0
+        before, untouched = self._dirty, 0
         as_it_was = []  # runs that would be found again
         try:
-            while before - given > keep and (run := self._checkout(least)):
+            while self._dirty > keep and (run := self._checkout(least)):
                 head, units, start, stop = run
-                where = Range(align_up(start, source.granularity), stop // source.granularity * source.granularity)
+                pages = source.granularity
+                where = Range(align_up(start, pages), stop // pages * pages)
                 zero = False
                 try:
                     if where.start < where.stop:
                         zero = source.discard(where) and where == Range(start, stop)
-                        given += where.size
+                    else:
+                        untouched += stop - start
                 finally:
                     if zero:
                         self._checkin(head, units, True)
                     else:
                         as_it_was.append((head, units))
+            return max(before - self._dirty - untouched, 0)
         finally:
             for head, units in as_it_was:
                 self._checkin(head, units, False)
-        return given
 
 
 def _source(
