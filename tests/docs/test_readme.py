@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conftest import need
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,3 +50,16 @@ if __name__ == "__main__":
     done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout == "True\n"
+
+
+def test_the_examples_of_the_arena_run(tmp_path: Path) -> None:
+    need("numpy")
+    found = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/arena.md").read_text(), re.DOTALL | re.MULTILINE)
+    said = []
+    for code in found:
+        script = tmp_path / "example.py"
+        script.write_text("import stead\n" + code)
+        done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=60)
+        assert done.stderr == ""
+        said.append(done.stdout)
+    assert said == ["0 blocks live\n", "", "True stead\n"]
