@@ -105,21 +105,30 @@ static int grow(Arena *self, uint64_t size, uint64_t alignment)
     return grown;
 }
 
-/* With the GIL. An exception from growing stands only if there is no other way. */
+/* With the GIL. That there is no memory stands only if there is no other way. */
 static int obtain_slowly(Arena *self, uint64_t size, uint64_t alignment, int flags, stead_block *block)
 {
-    int grown, got = STEAD_NO_SPACE;
-    while (got == STEAD_NO_SPACE && (grown = grow(self, size, alignment)) > 0)
-        got = self->arena ? stead_arena_take(self->arena, size, alignment, flags, block) : STEAD_FOREIGN;
-    if (got == STEAD_NO_SPACE) {
-        got = self->arena ? stead_arena_take(self->arena, size, alignment, flags | STEAD_LAST, block) : STEAD_FOREIGN;
-        if (grown < 0) {
-            if (got == STEAD_NO_SPACE)
-                return ARENA_RAISED;
-            PyErr_Clear();
-        }
+    int grown;
+    while ((grown = grow(self, size, alignment)) > 0) {
+        int got = self->arena ? stead_arena_take(self->arena, size, alignment, flags, block) : STEAD_FOREIGN;
+        if (got != STEAD_NO_SPACE)
+            return got;
     }
+    if (grown < 0 && !PyErr_ExceptionMatches(PyExc_MemoryError))
+        return ARENA_RAISED;
+    int got = self->arena ? stead_arena_take(self->arena, size, alignment, flags | STEAD_LAST, block) : STEAD_FOREIGN;
+    if (grown < 0 && got == STEAD_NO_SPACE)
+        return ARENA_RAISED;
+    PyErr_Clear();
     return got;
+}
+
+/* For callers who cannot raise. A Ctrl-C is not lost: it comes again. */
+static void drop_exception(void)
+{
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+        PyErr_SetInterrupt();
+    PyErr_Clear();
 }
 
 int arena_obtain(Arena *self, uint64_t size, uint64_t alignment, int flags, stead_block *block)
@@ -132,13 +141,13 @@ int arena_obtain(Arena *self, uint64_t size, uint64_t alignment, int flags, stea
     if (flags & ARENA_HAS_GIL)
         return obtain_slowly(self, size, alignment, flags & STEAD_HOLD, block);
     PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
     got = obtain_slowly(self, size, alignment, flags & STEAD_HOLD, block);
-    if (got == ARENA_RAISED) {
-        PyErr_Clear();
-        got = STEAD_NO_SPACE;
-    }
+    drop_exception();
+    PyErr_Restore(type, value, trace);
     PyGILState_Release(state);
-    return got;
+    return got == ARENA_RAISED ? STEAD_NO_SPACE : got;
 }
 
 void arena_unkeep(Arena *self)
@@ -160,7 +169,7 @@ int arena_stretch(Arena *self, uint64_t address, uint64_t size, int flags, uint6
     if (!(flags & ARENA_HAS_GIL))
         state = PyGILState_Ensure();
     PyObject *more = PyObject_CallMethod((PyObject *)self, "_lengthen", "K", (unsigned long long)missing);
-    PyErr_Clear(); /* no memory for it: it does not fit where it is */
+    drop_exception(); /* no memory for it: it does not fit where it is */
     Py_XDECREF(more);
     if (!(flags & ARENA_HAS_GIL))
         PyGILState_Release(state);

@@ -196,7 +196,7 @@ PyObject *hooks_torch_use(PyObject *module, PyObject *args)
     for (; i < PLACES && places[i].arena; i++) {
         if (places[i].device == device)
             __atomic_store_n(&places[i].device, -1, __ATOMIC_RELEASE);
-        if ((PyObject *)places[i].arena == arena)
+        if ((PyObject *)places[i].arena == arena && places[i].device == -1)
             at = i;
     }
     if (at == PLACES && arena != Py_None) {

@@ -217,7 +217,7 @@ static int module_exec(PyObject *module)
         {"QUERY_EXECUTABLE", STEAD_QUERY_EXECUTABLE}, {"QUERY_SHARED", STEAD_QUERY_SHARED},
         {"ARENA_DONE", STEAD_DONE}, {"ARENA_NO_SPACE", STEAD_NO_SPACE}, {"ARENA_FOREIGN", STEAD_FOREIGN},
         {"ARENA_INTERIOR", STEAD_INTERIOR}, {"ARENA_NOT_LIVE", STEAD_NOT_LIVE}, {"ARENA_HELD", STEAD_HELD},
-        {"ARENA_DISOWNED", STEAD_DISOWNED}, {"ARENA_UNIT", STEAD_UNIT},
+        {"ARENA_DISOWNED", STEAD_DISOWNED}, {"ARENA_UNIT", STEAD_UNIT}, {"ARENA_MAX_UNITS", STEAD_MAX_UNITS},
     };
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value))

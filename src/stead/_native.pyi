@@ -37,6 +37,7 @@ ARENA_NOT_LIVE: int
 ARENA_HELD: int
 ARENA_DISOWNED: int
 ARENA_UNIT: int
+ARENA_MAX_UNITS: int
 
 def claim(address: int, size: int, /) -> int: ...
 def hint(address: int, size: int, /) -> int: ...

@@ -99,7 +99,7 @@ def test_every_alignment_up_to_the_size_of_the_arena(power: int) -> None:
         ({"size": 8, "alignment": 0}, "alignment is 0"),
         ({"size": 8, "alignment": 24}, "alignment is 24"),
         ({"size": 8, "alignment": -16}, "alignment is -16"),
-        ({"size": 8, "alignment": "8 MiB"}, "alignment is '8 MiB'"),
+        ({"size": 8, "alignment": "8 MiB"}, "alignment is 8388608"),
     ],
 )
 @pytest.mark.parametrize("call", ["allocate", "block"])
@@ -345,6 +345,38 @@ def test_addresses_alone_are_never_touched() -> None:
 def test_bad_arguments_of_an_arena_are_named(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises((ValueError, TypeError), match=named):
         stead.Arena(**arguments).allocate(1)
+
+
+def test_an_arena_has_at_most_16_tib() -> None:
+    with pytest.raises(ValueError, match="at most 16 TiB"):
+        stead.Arena("17 TiB")
+    with stead.Arena("15 TiB") as arena:  # addresses alone are free
+        arena.free(arena.allocate("1 MiB", alignment="1 TiB"))
+
+
+@pytest.mark.parametrize("alignment", [8 * MIB, "8 MiB", 1 << 70])
+def test_an_alignment_beyond_the_arena_is_named(alignment: int | str) -> None:
+    with stead.Arena("4 MiB") as arena, pytest.raises(ValueError, match="alignment is"):
+        arena.allocate(1, alignment)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_growth_is_told_and_changes_nothing(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise error
+
+    with stead.Arena("64 MiB", step="1 MiB") as arena:
+        arena.allocate(100)
+        before = arena.statistics()
+        with monkeypatch.context() as patch:
+            patch.setattr(stead.Arena, "_add", interrupted)
+            with pytest.raises(error):
+                arena.allocate("4 MiB")
+        assert arena.statistics() == before
+        arena.free(arena.allocate("4 MiB"))
+        arena.free(arena.range.start)
 
 
 def test_it_grows_in_steps_and_only_as_far_as_it_must() -> None:

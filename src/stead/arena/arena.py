@@ -118,6 +118,9 @@ class Arena(_native.Arena):
 
     def _lay_tables(self, source: Source, guard: int) -> None:
         units = source.where.size // UNIT
+        if units > _native.ARENA_MAX_UNITS:
+            most = format_size(_native.ARENA_MAX_UNITS * UNIT)
+            raise ValueError(f"source has {format_size(source.where.size)}, an arena has at most {most}")
         offsets = self._table_offsets(units)
         tables = reserve(offsets[-1], name=f"{self.name}:tables" if self.name else None)
         self._tables = (tables, offsets, [0] * (len(offsets) - 1), [])
@@ -299,10 +302,8 @@ class Arena(_native.Arena):
         wanted, multiple = _bytes(size, "size", 1), _bytes(alignment, "alignment", 1)
         if multiple & (multiple - 1):
             raise ValueError(f"alignment is {alignment!r}, must be a power of two")
-        whole = self._live_source().where.size
-        if multiple > max(whole, UNIT):
-            raise ValueError(f"alignment is {alignment!r}, must be at most the arena's size, {format_size(whole)}")
-        return min(wanted, 1 << 62), multiple
+        self._live_source()
+        return min(wanted, 1 << 62), min(multiple, 1 << 63)
 
     def _refuse(self, code: int, size: int, alignment: int) -> None:
         source = self._live_source()
@@ -310,6 +311,8 @@ class Arena(_native.Arena):
             raise Unsupported(
                 "allocating in a forked child", "memory of its own", f"{self!r}, shared with the parent"
             )
+        if alignment > max(source.where.size, UNIT):
+            raise ValueError(f"alignment is {alignment}, must be at most the arena's size, {source.where.size}")
         largest = self._statistics()[4]
         aligned = f" aligned to {format_size(alignment)}" if alignment > 16 else ""
         raise OutOfSpace(
@@ -405,26 +408,27 @@ class Arena(_native.Arena):
             return 0
         before, untouched = self._dirty, 0
         as_it_was = []  # runs that would be found again
-        try:
-            while self._dirty > keep and (run := self._checkout(least)):
-                head, units, start, stop = run
-                pages = source.granularity
-                where = Range(align_up(start, pages), stop // pages * pages)
-                zero = False
-                try:
-                    if where.start < where.stop:
-                        zero = source.discard(where) and where == Range(start, stop)
-                    else:
-                        untouched += stop - start
-                finally:
-                    if zero:
-                        self._checkin(head, units, True)
-                    else:
-                        as_it_was.append((head, units))
-            return max(before - self._dirty - untouched, 0)
-        finally:
-            for head, units in as_it_was:
-                self._checkin(head, units, False)
+        with table_lock:  # who finds no space meanwhile waits here, and then finds what comes back
+            try:
+                while self._dirty > keep and (run := self._checkout(least)):
+                    head, units, start, stop = run
+                    pages = source.granularity
+                    where = Range(align_up(start, pages), stop // pages * pages)
+                    zero = False
+                    try:
+                        if where.start < where.stop:
+                            zero = source.discard(where) and where == Range(start, stop)
+                        else:
+                            untouched += stop - start
+                    finally:
+                        if zero:
+                            self._checkin(head, units, True)
+                        else:
+                            as_it_was.append((head, units))
+                return max(before - self._dirty - untouched, 0)
+            finally:
+                for head, units in as_it_was:
+                    self._checkin(head, units, False)
 
 
 def _source(

@@ -77,6 +77,7 @@ class Care:
         self._quarantine: OrderedDict[int, _Freed] = OrderedDict()
         self._waiting = 0
         self._most_waiting = min(arena._max_units * _native.ARENA_UNIT // 8, 64 << 20)
+        self._process = os.getpid()
         self._protects = False  # an old kernel, without guards in page tables
 
     # ---- blocks ----
@@ -109,7 +110,8 @@ class Care:
             where = _caller()
             del self._live[address]
             self._remember(address, where)
-            if not self._hardened:
+            ours = arena._source.private or os.getpid() == self._process
+            if not self._hardened or not ours:  # a forked child leaves what it shares with its parent alone
                 self._really_free(arena, address, block.usable)
                 return
             self._poison(address, block.size)
