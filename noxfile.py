@@ -48,7 +48,14 @@ def long(session: nox.Session) -> None:
 @nox.session
 def native(session: nox.Session) -> None:
     """native/ without Python, under the sanitizers that the compiler has."""
-    session.run("make", "-C", "tests/native", external=True)
+    session.run("make", "-C", "tests/native", *session.posargs, external=True)
+
+
+@nox.session
+def integrations(session: nox.Session) -> None:
+    """Arenas under PyTorch, Arrow, cffi, and under NumPy's own tests; downloads what these need."""
+    install(session, "test", "integrations")
+    session.run("pytest", "tests/integration", "-k", "arena or numpy", *session.posargs)
 
 
 @nox.session
@@ -63,6 +70,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Side by side with the old way and raw C, medians and ratios."""
+    """Side by side with the old way, raw C and other allocators, medians and ratios."""
     install(session)
-    session.run("python", "benchmarks/claims.py", *session.posargs)
+    for each in ("claims", "arena", "allocators"):
+        session.run("python", f"benchmarks/{each}.py", *session.posargs)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+
+    import stead.numpy
 else:
     np: Any = None  # NumPy starts threads, and the first sections are for a process that has none
 
