@@ -11,6 +11,8 @@ static const uint32_t width[STEAD_TABLES] = {
     sizeof(uint64_t), sizeof(list_link), sizeof(zero_part), sizeof(span), 16 * sizeof(uint16_t), 256 * sizeof(uint16_t),
 };
 
+#define LARGEST_PAGE UINT64_C(65536)
+
 uint64_t stead_arena_table_used(int table, uint32_t units)
 {
     return (table ? 0 : sizeof(stead_arena)) + (uint64_t)width[table] * units;
@@ -21,7 +23,7 @@ void stead_arena_tables(uint32_t max_units, uint64_t offsets[STEAD_TABLES + 1])
     uint64_t at = 0;
     for (int i = 0; i < STEAD_TABLES; i++) {
         offsets[i] = at;
-        at += (stead_arena_table_used(i, max_units) + 0xffff) & ~UINT64_C(0xffff); /* no page is larger */
+        at += (stead_arena_table_used(i, max_units) + LARGEST_PAGE - 1) & ~(LARGEST_PAGE - 1);
     }
     offsets[STEAD_TABLES] = at;
 }
@@ -86,10 +88,20 @@ static uint64_t round_up(uint64_t value, uint64_t multiple)
     return (value + multiple - 1) / multiple * multiple;
 }
 
-/* Guards are whole pages, and so must begin where a page does: a power of two that divides the guard. */
+static uint64_t units_for(uint64_t size) { return size / STEAD_UNIT + (size % STEAD_UNIT != 0); }
+
+/* Guards are whole pages, and so must begin where a page does: pages are at most the largest power of two that
+ * divides the guard. */
 static uint64_t guard_alignment(const stead_arena *a)
 {
-    return (a->guard_units & -a->guard_units) * (uint64_t)STEAD_UNIT;
+    uint64_t multiple = (a->guard_units & -a->guard_units) * (uint64_t)STEAD_UNIT;
+    return multiple < LARGEST_PAGE ? multiple : LARGEST_PAGE;
+}
+
+static int fits_at_all(const stead_arena *a, uint64_t size, uint64_t alignment)
+{
+    uint64_t whole = a->max_units * (uint64_t)STEAD_UNIT;
+    return size <= whole && alignment <= whole;
 }
 
 /* Units of a run, its guard included; and where in it the block begins, so that it ends where its guard begins. */
@@ -97,7 +109,7 @@ static uint64_t run_length(const stead_arena *a, uint64_t size, uint64_t alignme
 {
     *offset = 0;
     if (!a->guard_units)
-        return (size + STEAD_UNIT - 1) / STEAD_UNIT;
+        return units_for(size);
     uint64_t whole = round_up(size, guard_alignment(a));
     *offset = (uint32_t)((whole - size) & ~(alignment - 1));
     return whole / STEAD_UNIT + a->guard_units;
@@ -122,8 +134,10 @@ uint64_t large_address(const stead_arena *a, uint32_t head, uint64_t e)
 static int take_large(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block)
 {
     uint32_t offset, head = NONE;
-    uint64_t units = run_length(a, size, alignment, &offset), e = 0;
     zero_part zero;
+    if (!fits_at_all(a, size, alignment))
+        return STEAD_NO_SPACE;
+    uint64_t units = run_length(a, size, alignment, &offset), e = 0;
     if (units > a->max_units)
         return STEAD_NO_SPACE;
     stead_acquire(&a->runs_lock);
@@ -174,6 +188,8 @@ uint64_t stead_arena_shortfall(stead_arena *a, uint64_t size, uint64_t alignment
     unsigned c = class_of_request(a, size, alignment);
     uint32_t offset;
     int small = c < STEAD_CLASSES;
+    if (!fits_at_all(a, size, alignment))
+        return UINT64_MAX;
     uint64_t units = small ? spans_length(a, c, SPAN_UNITS) : run_length(a, size, alignment, &offset);
     stead_acquire(&a->runs_lock);
     uint32_t end = a->units - runs_last_free(a);
@@ -281,6 +297,9 @@ int stead_arena_find(stead_arena *a, uint64_t address, stead_block *block)
     return got;
 }
 
+/* What is not as it was wanted, though live: a block of nobody's is not the holder's. */
+static int refusal(int got) { return got == STEAD_DONE ? STEAD_NOT_LIVE : got; }
+
 static inline int free_one(stead_arena *a, uint64_t address, int wanted)
 {
     uint32_t unit;
@@ -297,12 +316,14 @@ static inline int free_one(stead_arena *a, uint64_t address, int wanted)
         if (__builtin_expect(i * class_size(c) == offset && word_of(a, head, c, i) == word, 1))
             spans_push(a, l, c, head, i);
         else
-            got = find_small(a, address, head, c, &block);
+            got = refusal(find_small(a, address, head, c, &block));
     } else {
         got = find_large(a, address, unit, &block);
         if (got == wanted) {
             runs_give(a, (uint32_t)(block.node >> 16), length_of(a->ent[block.node >> 16]));
             got = STEAD_DONE;
+        } else {
+            got = refusal(got);
         }
     }
     leave(a, l);
@@ -368,12 +389,14 @@ static int resize(stead_arena *a, uint64_t address, uint64_t size, int wanted, u
     int got = find(a, address, unit, l, e, &block);
     if (got == wanted) {
         uint32_t head = (uint32_t)(block.node >> 16);
-        uint64_t units = (size + STEAD_UNIT - 1) / STEAD_UNIT;
+        uint64_t units = units_for(size);
         if (l != NONE || a->guard_units) /* a guard stays where it is */
             got = size <= block.usable ? STEAD_DONE : STEAD_NO_SPACE;
         else
             got = units > a->max_units ? STEAD_NO_SPACE : resize_large(a, head, e, units, missing);
         *usable = l != NONE ? block.usable : large_usable(a, a->ent[head]);
+    } else {
+        got = refusal(got);
     }
     leave(a, l);
     return got;
@@ -401,7 +424,7 @@ int stead_arena_checkout(stead_arena *a, uint64_t least, stead_run *run)
     if (a->disowned)
         return 0;
     stead_acquire(&a->runs_lock);
-    uint32_t head = runs_out(a, (least + STEAD_UNIT - 1) / STEAD_UNIT);
+    uint32_t head = runs_out(a, units_for(least));
     if (head != NONE) {
         uint32_t units = length_of(a->ent[head]), stop = head + units;
         zero_part zero = a->zero[head];

@@ -51,7 +51,8 @@ uint32_t stead_arena_units(const stead_arena *arena);
 uint32_t stead_arena_max_units(const stead_arena *arena);
 uint64_t stead_arena_base(const stead_arena *arena);
 
-/* Units that must be added at the end so that a block of this size and alignment fits there. */
+/* Units that must be added at the end so that a block of this size and alignment fits there; UINT64_MAX where it
+ * never does. */
 uint64_t stead_arena_shortfall(stead_arena *arena, uint64_t size, uint64_t alignment);
 
 /* ---- blocks ---- */
@@ -69,7 +70,7 @@ enum {
     STEAD_HOLD = 2, /* only its node gives it back; by address it is STEAD_HELD */
 };
 
-/* size ≥ 1; alignment a power of two. */
+/* size ≥ 1; alignment a power of two; beyond the arena's size there is no space. */
 int stead_arena_take(stead_arena *arena, uint64_t size, uint64_t alignment, int flags, stead_block *block);
 int stead_arena_give(stead_arena *arena, uint64_t node); /* of a block taken with STEAD_HOLD */
 
