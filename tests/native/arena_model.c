@@ -1,11 +1,7 @@
-/* arena_model.c - an arena beside a sorted list of its live blocks. The first bytes of a stream say what arena, all
- * others what happens to it; the letters are in `phases`. */
+/* arena_model.c - an arena beside a sorted list of its live blocks. */
 #define _GNU_SOURCE
 #include "arena_model.h"
 
-#include <inttypes.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,14 +22,16 @@ static uint64_t pages(uint64_t bytes)
     return (bytes + page - 1) / page * page;
 }
 
-static void open_tables(const tabled_arena *t, uint32_t units)
+/* Poison ends where a page does: behind it nothing can be touched anyway. */
+static void open_tables(const tabled_arena *t, uint32_t before, uint32_t units)
 {
     for (int i = 0; i < STEAD_TABLES; i++) {
-        uint64_t used = stead_arena_table_used(i, units), whole = pages(used);
-        if (whole && mprotect(t->memory + t->offsets[i], whole, PROT_READ | PROT_WRITE))
+        unsigned char *table = t->memory + t->offsets[i];
+        uint64_t was = stead_arena_table_used(i, before), used = stead_arena_table_used(i, units);
+        if (used && mprotect(table, pages(used), PROT_READ | PROT_WRITE))
             abort();
-        ASAN_UNPOISON_MEMORY_REGION(t->memory + t->offsets[i], used);
-        ASAN_POISON_MEMORY_REGION(t->memory + t->offsets[i] + used, whole - used);
+        ASAN_UNPOISON_MEMORY_REGION(table + was, pages(was) - was);
+        ASAN_POISON_MEMORY_REGION(table + used, pages(used) - used);
     }
 }
 
@@ -44,117 +42,111 @@ tabled_arena tabled_arena_make(uint64_t base, uint32_t max_units, uint64_t guard
     t.memory = mmap(NULL, t.offsets[STEAD_TABLES], PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (t.memory == MAP_FAILED)
         abort();
-    open_tables(&t, 0);
+    open_tables(&t, 0, 0);
     t.arena = stead_arena_make(t.memory, base, max_units, guard);
     return t;
 }
 
 void tabled_arena_extend(const tabled_arena *t, uint32_t units, int zero)
 {
-    open_tables(t, stead_arena_units(t->arena) + units);
+    uint32_t before = stead_arena_units(t->arena);
+    open_tables(t, before, before + units);
     stead_arena_extend(t->arena, units, zero);
 }
 
 void tabled_arena_drop(const tabled_arena *t)
 {
-    open_tables(t, stead_arena_max_units(t->arena)); /* whoever is mapped there next must not find poison */
-    for (int i = 0; i < STEAD_TABLES; i++)
-        ASAN_UNPOISON_MEMORY_REGION(t->memory + t->offsets[i], t->offsets[i + 1] - t->offsets[i]);
+    uint32_t units = stead_arena_units(t->arena);
+    for (int i = 0; i < STEAD_TABLES; i++) { /* whoever is mapped there next must not find poison */
+        uint64_t used = stead_arena_table_used(i, units);
+        ASAN_UNPOISON_MEMORY_REGION(t->memory + t->offsets[i] + used, pages(used) - used);
+    }
     munmap(t->memory, t->offsets[STEAD_TABLES]);
 }
 
 /* ---- the model ---- */
 
-#define GRANULE 16 /* what is zero, by the bit: no block of a span begins elsewhere, and all others have whole units */
-#define OUTS 4
-#define RECENT 8
+#define LARGEST_PAGE 65536
+#define GRANULE 16 /* no block of a span begins elsewhere, and all others have their units to themselves */
 
-typedef struct {
-    uint64_t address, usable, node;
-    int held;
-} live_block;
-
-typedef struct {
-    const char *name;
-    const uint8_t *next, *stop;
-    int trace;
-    unsigned operation, phase;
-    char letter;
-
-    tabled_arena tabled;
-    stead_arena *arena;
-    uint64_t base, guard, guard_alignment;
-    uint32_t max_units, units;
-
-    live_block *live; /* in order of address */
-    size_t count, room;
-    stead_run out[OUTS];
-    unsigned outs;
-    uint64_t freed[RECENT], given[RECENT]; /* addresses; nodes */
-    uint8_t *zero;                         /* a bit for each granule that was not written since it was zero */
-    uint64_t high_water;
-} model;
-
-#define MUST(condition)                          \
-    do {                                         \
-        if (!(condition))                        \
-            differ(m, #condition, __LINE__);     \
-    } while (0)
-#define TRACE(...)                     \
-    do {                               \
-        if (m->trace)                  \
-            (void)printf(__VA_ARGS__); \
-    } while (0)
-
-static void differ(const model *m, const char *what, int line)
+void model_differs(const model *m, const char *file, int line, const char *what)
 {
-    (void)printf("arena_model.c:%d: not so: %s\n  %s, operation %u (%c): max_units %u, units %u, guard %" PRIu64
-                 ", base %#" PRIx64 ", %zu live blocks\n",
-                 line, what, m->name, m->operation, m->letter, m->max_units, m->units, m->guard, m->base, m->count);
+    (void)printf("%s:%d: not so: %s\n  %s, operation %u (%c): max_units %u, units %u, guard %" PRIu64 ", base %#" PRIx64
+                 ", %zu live blocks\n",
+                 file, line, what, m->name, m->operation, m->letter, m->max_units, m->units, m->guard, m->base, m->count);
     (void)fflush(stdout);
     abort();
 }
 
-/* The stream; zeros when it is over. */
-static uint64_t number(model *m, int bytes)
+static uint64_t zero_bytes(const model *m)
 {
-    uint64_t n = 0;
-    while (bytes--)
-        n = n << 8 | (m->next < m->stop ? *m->next++ : 0);
-    return n;
+    return m->max_units * (uint64_t)(STEAD_UNIT / GRANULE / 8);
 }
 
-static uint64_t unit_address(const model *m, uint64_t unit)
+model model_make(const char *name, uint64_t base, uint32_t max_units, uint64_t guard)
 {
-    return m->base + unit * STEAD_UNIT;
+    model made = {.name = name, .letter = '-', .base = base, .max_units = max_units, .guard = guard};
+    uint64_t guard_units = guard / STEAD_UNIT;
+    made.guard_alignment = (guard_units & -guard_units) * STEAD_UNIT;
+    if (made.guard_alignment > LARGEST_PAGE) /* guards must begin where pages do, whatever their size is */
+        made.guard_alignment = LARGEST_PAGE;
+    made.tabled = tabled_arena_make(base, max_units, guard);
+    made.arena = made.tabled.arena;
+    made.zero = mmap(NULL, zero_bytes(&made), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const model *m = &made;
+    MUST(m->zero != MAP_FAILED);
+    MUST(stead_arena_base(m->arena) == base && stead_arena_max_units(m->arena) == max_units);
+    return made;
+}
+
+void model_drop(model *m)
+{
+    munmap(m->zero, zero_bytes(m));
+    tabled_arena_drop(&m->tabled);
+    free(m->live);
+}
+
+void model_extend(model *m, uint32_t units, int zero)
+{
+    uint64_t end = model_address(m, m->units);
+    TRACE("extend by %u, zero %d\n", units, zero);
+    tabled_arena_extend(&m->tabled, units, zero);
+    m->units += units;
+    MUST(stead_arena_units(m->arena) == m->units);
+    model_set_zero(m, end, model_address(m, m->units), zero);
 }
 
 /* ---- what is zero ---- */
 
-/* Sets the bits of [from, to), or asks whether all of them are set. */
-static int zeros(const model *m, uint64_t from, uint64_t to, int set, int value)
+void model_set_zero(model *m, uint64_t from, uint64_t to, int value)
 {
     uint64_t g = (from - m->base) / GRANULE, stop = (to - m->base + GRANULE - 1) / GRANULE;
-    for (; g < stop; g++) {
-        if (g % 8 == 0 && stop - g >= 8) { /* eight at once */
-            if (set)
-                m->zero[g / 8] = value ? 0xff : 0;
-            else if (m->zero[g / 8] != 0xff)
-                return 0;
-            g += 7;
-        } else if (set) {
-            m->zero[g / 8] = (uint8_t)((m->zero[g / 8] & ~(1u << g % 8)) | (unsigned)value << g % 8);
-        } else if (!(m->zero[g / 8] >> g % 8 & 1)) {
-            return 0;
+    while (g < stop) {
+        if (g % 8 == 0 && stop - g >= 8) {
+            memset(m->zero + g / 8, value ? 0xff : 0, (stop - g) / 8);
+            g += (stop - g) / 8 * 8;
+        } else {
+            m->zero[g / 8] = (uint8_t)((m->zero[g / 8] & ~(1u << g % 8)) | (value ? 1u << g % 8 : 0));
+            g++;
         }
+    }
+}
+
+int model_is_zero(const model *m, uint64_t from, uint64_t to)
+{
+    uint64_t g = (from - m->base) / GRANULE, stop = from < to ? (to - m->base + GRANULE - 1) / GRANULE : 0;
+    while (g < stop) {
+        int whole = g % 8 == 0 && stop - g >= 8;
+        if (whole ? m->zero[g / 8] != 0xff : !(m->zero[g / 8] >> g % 8 & 1))
+            return 0;
+        g += whole ? 8 : 1;
     }
     return 1;
 }
 
 /* ---- the list of live blocks ---- */
 
-/* The first block that ends above an address. */
-static size_t above(const model *m, uint64_t address)
+size_t model_above(const model *m, uint64_t address)
 {
     size_t low = 0, high = m->count;
     while (low < high) {
@@ -170,24 +162,23 @@ static size_t above(const model *m, uint64_t address)
 static int overlaps_out(const model *m, uint64_t from, uint64_t to)
 {
     for (unsigned i = 0; i < m->outs; i++)
-        if (from < unit_address(m, m->out[i].head + (uint64_t)m->out[i].units) && unit_address(m, m->out[i].head) < to)
+        if (from < model_address(m, m->out[i].head + (uint64_t)m->out[i].units) && model_address(m, m->out[i].head) < to)
             return 1;
     return 0;
 }
 
-/* A block at `at` in the list, with its guard, is in what is committed, and nobody else's. */
-static void check_room(const model *m, size_t at, uint64_t address, uint64_t usable)
+void model_check_room(const model *m, size_t at, uint64_t from, uint64_t to)
 {
-    MUST(address >= m->base && address + usable + m->guard <= unit_address(m, m->units));
-    MUST(at == 0 || m->live[at - 1].address + m->live[at - 1].usable + m->guard <= address);
-    MUST(at == m->count || address + usable + m->guard <= m->live[at].address);
-    MUST(!overlaps_out(m, address, address + usable));
+    MUST(from >= m->base && from < to && to <= model_address(m, m->units));
+    MUST(at == 0 || m->live[at - 1].address + m->live[at - 1].usable + m->guard <= from);
+    MUST(at == m->count || to <= m->live[at].address);
+    MUST(!overlaps_out(m, from, to));
 }
 
-static void enter(model *m, const stead_block *block, int held)
+void model_enter(model *m, const stead_block *block, int held)
 {
-    size_t at = above(m, block->address);
-    check_room(m, at, block->address, block->usable);
+    size_t at = model_above(m, block->address);
+    model_check_room(m, at, block->address, block->address + block->usable + m->guard);
     if (m->count == m->room) {
         m->room = m->room * 2 + 16;
         m->live = realloc(m->live, m->room * sizeof *m->live);
@@ -197,18 +188,17 @@ static void enter(model *m, const stead_block *block, int held)
     m->live[at] = (live_block){block->address, block->usable, block->node, held};
 }
 
-static void leave(model *m, size_t at)
+void model_leave(model *m, size_t at)
 {
     m->freed[m->operation % RECENT] = m->live[at].address;
     m->given[m->operation % RECENT] = m->live[at].node;
     memmove(m->live + at, m->live + at + 1, (--m->count - at) * sizeof *m->live);
 }
 
-/* What any call must answer about an address; and the block that it is in. */
-static int expected(const model *m, uint64_t address, size_t *at)
+int model_expected(const model *m, uint64_t address, size_t *at)
 {
-    *at = above(m, address);
-    if (address < m->base || address >= unit_address(m, m->units))
+    *at = model_above(m, address);
+    if (address < m->base || address >= model_address(m, m->units))
         return STEAD_FOREIGN;
     if (*at == m->count || address < m->live[*at].address)
         return STEAD_NOT_LIVE;
@@ -232,7 +222,7 @@ static void visit(void *context, uint64_t address, uint64_t usable)
     v->seen++;
 }
 
-static void compare(const model *m)
+void model_compare(const model *m)
 {
     visitor v = {m, 0};
     uint32_t unit = 0;
@@ -244,7 +234,7 @@ static void compare(const model *m)
     MUST(v.seen == m->count);
 }
 
-static stead_statistics statistics(model *m)
+stead_statistics model_statistics(model *m)
 {
     stead_statistics s;
     uint64_t used = 0, blocks[STEAD_CLASSES + 1] = {0};
