@@ -14,7 +14,7 @@ import time
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from harness import Bound, Row, Section, in_turns, machine, save
+from harness import Bound, Report, Row, Section, in_turns
 
 import stead
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    import stead.numpy
-else:
-    np: Any = None  # NumPy starts threads, and the first sections are for a process that has none
+    from stead.numpy import allocating_in
+else:  # NumPy starts threads, and the first sections are for a process that has none
+    np: Any = None
+    allocating_in: Any = None
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 PAGE = 4096
@@ -143,7 +144,7 @@ def touched(rounds: int) -> list[Section]:
 
 def _in(arena: stead.Arena, case: Callable[[int], float]) -> Callable[[int], float]:
     def run(n: int) -> float:
-        with stead.numpy.allocating_in(arena):
+        with allocating_in(arena):
             return case(n)
 
     return run
@@ -243,23 +244,18 @@ def main() -> None:
     options = parser.parse_args()
     rounds, n = (3, 2_000) if options.quick else (21, 100_000)
 
-    where = machine()
-    for key, value in where.items():
-        print(f"{key + ':':<10} {value}")
-    sections = []
+    report = Report(rounds)
 
     def run(*all_: Callable[[], list[Section]]) -> None:
         for each in all_:
-            for section in each():
-                section.show()
-                sections.append(section)
+            report.show(*each())
 
     run(
         lambda: pairs("1. allocate and free", rounds, n),
         lambda: blocks("2. a block made and dropped", rounds, n),
     )
     globals()["np"] = importlib.import_module("numpy")
-    importlib.import_module("stead.numpy")
+    globals()["allocating_in"] = importlib.import_module("stead.numpy").allocating_in
     run(
         lambda: touched(rounds),
         lambda: small_arrays(rounds, n // 5),
@@ -274,8 +270,7 @@ def main() -> None:
         lambda: pairs("8. allocate and free, in a process that has had a second thread", rounds, n),
         lambda: blocks("9. a block made and dropped, in such a process", rounds, n),
     )
-    if options.json:
-        save(options.json, where, sections)
+    report.end(options.json)
 
 
 if __name__ == "__main__":

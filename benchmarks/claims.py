@@ -16,7 +16,7 @@ import time
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from harness import Bound, Raw, Row, Section, in_turns, machine, save, timed
+from harness import Bound, Raw, Report, Row, Section, in_turns, timed
 
 from stead import (
     Footprint,
@@ -475,20 +475,11 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write every sample, in nanoseconds")
     chosen = parser.parse_args()
     quick: bool = chosen.quick
-    where = machine()
-    for key, value in where.items():
-        print(f"{key + ':':<11}{value}")
     rounds = 3 if quick else 31
-    print(f"median and quartiles of {rounds} rounds in turns; ratios: the median of each round's")
+    report = Report(rounds)
+    show = report.show
 
     raw = Raw()
-    sections: list[Section] = []
-
-    def show(*found: Section) -> None:
-        for each in found:
-            each.show()
-            sections.append(each)
-
     show(*lost_claims(raw, rounds, 500 if quick else 10_000))
     show(reserve_and_release(raw, rounds, 200 if quick else 3_000))
     show(in_a_crowd(raw, rounds, 200 if quick else 2_000))
@@ -498,12 +489,7 @@ def main() -> None:
     show(*hand_over([(MiB, "1 MiB", rounds), *large]))
     show(after_a_thread(raw, rounds, 500 if quick else 5_000))
 
-    bounded = [row for each in sections for row in each.rows if row.bound]
-    missed = [row for row in bounded if row.bound and row.bound.missed_by(row.ratio or 0.0)]
-    print(f"\n{len(bounded) - len(missed)} of {len(bounded)} bounds reached", end="")
-    print("".join(f"; not: {row.label} ({row.ratio:.2f})" for row in missed))
-    if chosen.json:
-        save(chosen.json, where, sections)
+    report.end(chosen.json)
 
 
 if __name__ == "__main__":

@@ -109,12 +109,14 @@ class Bound:
 
 @dataclass
 class Row:
-    """One line of the table. ``against``: the samples it is divided by, round by round, and their name."""
+    """One line of the table. ``against``: the samples it is divided by, round by round, and their name.
+    ``unit``: "ns", "B" or any other."""
 
     label: str
     samples: Sequence[float]
     against: tuple[str, Sequence[float]] | None = None
     bound: Bound | None = None
+    unit: str = "ns"
 
     @property
     def ratio(self) -> float | None:
@@ -123,8 +125,10 @@ class Row:
         return median(mine / theirs for mine, theirs in zip(self.samples, self.against[1], strict=True))
 
     def line(self) -> str:
-        low, high = _quartiles(self.samples)
-        text = f"  {self.label:<58} {_time(median(self.samples)):>9} {_time(low) + ' .. ' + _time(high):>18}"
+        middle, low, high = (
+            _amount(each, self.unit) for each in (median(self.samples), *_quartiles(self.samples))
+        )
+        text = f"  {self.label:<58} {middle:>9} {low + ' .. ' + high if len(self.samples) > 1 else '':>18}"
         ratio = self.ratio
         if ratio is None or self.against is None:
             return text
@@ -138,7 +142,8 @@ class Row:
     def raw(self) -> dict[str, Any]:
         """For JSON."""
         found: dict[str, Any] = {
-            "label": self.label, "median_ns": median(self.samples), "samples_ns": list(self.samples)
+            "label": self.label, f"median_{self.unit}": median(self.samples),
+            f"samples_{self.unit}": list(self.samples),
         }  # fmt: skip
         if self.against and self.ratio is not None:
             found |= {"against": self.against[0], "ratio": self.ratio}
@@ -172,6 +177,14 @@ def _quartiles(samples: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
+def _amount(value: float, unit: str) -> str:
+    if unit == "ns":
+        return _time(value)
+    if unit != "B":
+        return f"{value:.1f} {unit}"
+    return f"{value / 2**20:.2f} MiB" if value >= 2**20 else f"{value:.1f} B"
+
+
 def _time(nanoseconds: float) -> str:
     for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
         if nanoseconds >= size * 10 or (unit != "us" and nanoseconds >= size):
@@ -200,9 +213,30 @@ def machine() -> dict[str, str]:
     }
 
 
-def save(path: str, where: Mapping[str, str], sections: Sequence[Section]) -> None:
-    """All samples, in nanoseconds, as JSON."""
-    found = [
-        {"title": each.title, "rows": [row.raw() for row in each.rows], "notes": each.notes} for each in sections
-    ]
-    Path(path).write_text(json.dumps({"machine": dict(where), "sections": found}, indent=1) + "\n")
+class Report:
+    """What one run found, on which machine: printed as it is found."""
+
+    def __init__(self, rounds: int) -> None:
+        self._machine = machine()
+        self._sections: list[Section] = []
+        for key, value in self._machine.items():
+            print(f"{key + ':':<11}{value}")
+        print(f"median and quartiles of {rounds} rounds in turns; ratios: the median of each round's")
+
+    def show(self, *found: Section) -> None:
+        for each in found:
+            each.show()
+            self._sections.append(each)
+
+    def end(self, path: str | None) -> None:
+        """How many bounds were reached; and all samples as JSON into a file, where there is a path."""
+        bounded = [row for each in self._sections for row in each.rows if row.bound]
+        missed = [row for row in bounded if row.bound and row.bound.missed_by(row.ratio or 0.0)]
+        print(f"\n{len(bounded) - len(missed)} of {len(bounded)} bounds reached", end="")
+        print("".join(f"; not: {row.label} ({row.ratio:.2f})" for row in missed))
+        if path:
+            found = [
+                {"title": each.title, "rows": [row.raw() for row in each.rows], "notes": each.notes}
+                for each in self._sections
+            ]
+            Path(path).write_text(json.dumps({"machine": self._machine, "sections": found}, indent=1) + "\n")
