@@ -71,7 +71,7 @@ class Care:
         # The arena holds us, and neither is seen by the garbage collector: no reference back but in each call.
         self._hardened, self._guard = hardened, guard
         self._extra = _CANARY if hardened and not guard else 0
-        self._canary = bytes(each | 1 for each in os.urandom(_CANARY))  # never what a string's end writes
+        self._canary = bytes(each | 0x81 for each in os.urandom(_CANARY))  # never text, nor what ends it
         self._live: dict[int, _Live] = {}
         self._freed: OrderedDict[int, str] = OrderedDict()
         self._quarantine: OrderedDict[int, _Freed] = OrderedDict()
