@@ -46,8 +46,8 @@ class Replay:
 
     def __init__(self) -> None:
         core = _HERE.parent / "native"
-        # What belongs to the core includes its tables; the rest of native/ needs Python.
-        sources = [each for each in sorted(core.glob("*.c")) if '#include "fit.h"' in each.read_text()]
+        needs_python = re.compile(r"Python\.h|binding\.h|arena_type\.h")
+        sources = [each for each in sorted(core.glob("*.c")) if not needs_python.search(each.read_text())]
         self.program = record.build(
             record.BUILD / f"replay-{platform.machine()}",
             [_HERE / "replay.c", *sources],

@@ -3,7 +3,6 @@
 
 #include "fit.h"
 
-#define MAGIC UINT64_C(0x31616e6572610073) /* also the version of the layout */
 
 /* ---- the tables ---- */
 
@@ -28,6 +27,16 @@ void stead_arena_tables(uint32_t max_units, uint64_t offsets[STEAD_TABLES + 1])
     offsets[STEAD_TABLES] = at;
 }
 
+void arena_begin(stead_arena *a, uint64_t base, uint32_t max_units)
+{
+    a->base = base;
+    a->max_units = max_units;
+    for (unsigned i = 0; i < LANES; i++) {
+        memset(a->lanes[i].partial, 0xff, sizeof a->lanes[i].partial);
+        memset(a->lanes[i].spare, 0xff, sizeof a->lanes[i].spare);
+    }
+}
+
 stead_arena *stead_arena_make(void *memory, uint64_t base, uint32_t max_units, uint64_t guard)
 {
     stead_arena *a = memory;
@@ -39,16 +48,10 @@ stead_arena *stead_arena_make(void *memory, uint64_t base, uint32_t max_units, u
     a->spans = (void *)((char *)memory + at[3]);
     a->links[0] = (void *)((char *)memory + at[4]);
     a->links[1] = (void *)((char *)memory + at[5]);
-    a->base = base;
-    a->max_units = max_units;
     a->guard_units = (uint32_t)(guard / STEAD_UNIT);
-    a->top = NONE;
-    memset(a->bins, 0xff, sizeof a->bins);
-    for (unsigned i = 0; i < LANES; i++) {
-        memset(a->lanes[i].partial, 0xff, sizeof a->lanes[i].partial);
-        memset(a->lanes[i].spare, 0xff, sizeof a->lanes[i].spare);
-    }
-    a->magic = MAGIC;
+    a->state = &a->own;
+    runs_forget(a);
+    arena_begin(a, base, max_units);
     return a;
 }
 
@@ -56,15 +59,15 @@ void stead_arena_extend(stead_arena *a, uint32_t units, int zero)
 {
     if (!units)
         return;
-    stead_acquire(&a->runs_lock);
-    uint32_t head = a->units, stop = head + units;
+    runs_enter(a);
+    uint32_t head = a->state->units, stop = head + units;
     ent_store(a, head, entry(FREE, units));
-    __atomic_store_n(&a->units, stop, __ATOMIC_RELEASE); /* the commit */
+    __atomic_store_n(&a->state->units, stop, __ATOMIC_RELEASE); /* the commit */
     runs_add(a, head, units, (zero_part){head, zero ? stop : head});
-    stead_unlock(&a->runs_lock);
+    runs_leave(a);
 }
 
-uint32_t stead_arena_units(const stead_arena *a) { return __atomic_load_n(&a->units, __ATOMIC_ACQUIRE); }
+uint32_t stead_arena_units(const stead_arena *a) { return __atomic_load_n(&a->state->units, __ATOMIC_ACQUIRE); }
 uint32_t stead_arena_max_units(const stead_arena *a) { return a->max_units; }
 uint64_t stead_arena_base(const stead_arena *a) { return a->base; }
 unsigned stead_class_of(uint32_t size) { return class_for(size); }
@@ -73,7 +76,7 @@ uint32_t stead_class_size(unsigned size_class) { return class_size(size_class); 
 /* ---- large blocks ---- */
 
 /* The class whose blocks all have this alignment, or STEAD_CLASSES: a run. */
-static inline unsigned class_of_request(const stead_arena *a, uint64_t size, uint64_t alignment)
+unsigned class_of_request(const stead_arena *a, uint64_t size, uint64_t alignment)
 {
     if (__builtin_expect(size > STEAD_SMALL || alignment > STEAD_UNIT || a->guard_units, 0))
         return STEAD_CLASSES;
@@ -140,13 +143,13 @@ static int take_large(stead_arena *a, uint64_t size, uint64_t alignment, int fla
     uint64_t units = run_length(a, size, alignment, &offset), e = 0;
     if (units > a->max_units)
         return STEAD_NO_SPACE;
-    stead_acquire(&a->runs_lock);
+    runs_enter(a);
     head = runs_take(a, (uint32_t)units, run_alignment(a, alignment), flags & STEAD_LAST, &zero);
     if (head != NONE) {
         e = large_entry(units, offset, (flags & STEAD_HOLD) != 0);
         ent_store(a, head, e); /* the commit */
     }
-    stead_unlock(&a->runs_lock);
+    runs_leave(a);
     if (head == NONE)
         return STEAD_NO_SPACE;
     uint64_t from = (uint64_t)(zero.from - head) * STEAD_UNIT, to = (uint64_t)(zero.to - head) * STEAD_UNIT;
@@ -191,11 +194,11 @@ uint64_t stead_arena_shortfall(stead_arena *a, uint64_t size, uint64_t alignment
     if (!fits_at_all(a, size, alignment))
         return UINT64_MAX;
     uint64_t units = small ? spans_length(a, c, SPAN_UNITS) : run_length(a, size, alignment, &offset);
-    stead_acquire(&a->runs_lock);
-    uint32_t end = a->units - runs_last_free(a);
+    runs_enter(a);
+    uint32_t end = a->state->units - runs_last_free(a);
     uint64_t stop = runs_aligned(a, end, small ? STEAD_UNIT : run_alignment(a, alignment)) + units;
-    uint64_t missing = stop > a->units ? stop - a->units : 0;
-    stead_unlock(&a->runs_lock);
+    uint64_t missing = stop > a->state->units ? stop - a->state->units : 0;
+    runs_leave(a);
     return missing;
 }
 
@@ -221,11 +224,11 @@ static inline unsigned enter(stead_arena *a, uint32_t unit, uint64_t *e)
 
 static unsigned enter_run(stead_arena *a, uint32_t unit, uint64_t *e)
 {
-    stead_acquire(&a->runs_lock);
+    runs_enter(a);
     *e = a->ent[unit];
     if (__builtin_expect(kind_of(*e) != SPAN, 1))
         return NONE;
-    stead_unlock(&a->runs_lock);
+    runs_leave(a);
     return enter(a, unit, e);
 }
 
@@ -253,23 +256,9 @@ static int find_small(const stead_arena *a, uint64_t address, uint32_t head, uns
     return word == HELD ? STEAD_HELD : STEAD_DONE;
 }
 
-/* The head of the run that a unit is in: by stepping back, and along all runs from the first, in turns, since a
- * run may be long or runs many. */
-static uint32_t head_of(const stead_arena *a, uint32_t unit)
-{
-    for (uint32_t back = unit, along = 0;; back--) {
-        if (kind_of(a->ent[back]) && kind_of(a->ent[back]) != FOOT)
-            return back;
-        uint32_t stop = along + length_of(a->ent[along]);
-        if (unit < stop)
-            return along;
-        along = stop;
-    }
-}
-
 static int find_large(const stead_arena *a, uint64_t address, uint32_t unit, stead_block *block)
 {
-    uint32_t head = head_of(a, unit);
+    uint32_t head = runs_head_of(a, unit);
     uint64_t e = a->ent[head], start = large_address(a, head, e);
     if (kind_of(e) != LARGE || address < start || address - start >= large_usable(a, e))
         return STEAD_NOT_LIVE;
@@ -366,9 +355,9 @@ static int resize_large(stead_arena *a, uint32_t head, uint64_t e, uint64_t unit
         runs_give(a, at, rest);
     } else if (units > length) {
         uint64_t more = units - length, stop = head + length;
-        uint64_t next = stop < a->units && kind_of(a->ent[stop]) == FREE ? length_of(a->ent[stop]) : 0;
+        uint64_t next = stop < a->state->units && kind_of(a->ent[stop]) == FREE ? length_of(a->ent[stop]) : 0;
         if (next < more) {
-            if (stop + next == a->units)
+            if (stop + next == a->state->units)
                 *missing = more - next;
             return STEAD_NO_SPACE;
         }
@@ -416,14 +405,14 @@ int stead_arena_resize_held(stead_arena *a, uint64_t address, uint64_t size, uin
 
 uint64_t stead_arena_dirty(const stead_arena *a)
 {
-    return __atomic_load_n(&a->dirty_units, __ATOMIC_RELAXED) * STEAD_UNIT;
+    return __atomic_load_n(&a->state->dirty_units, __ATOMIC_RELAXED) * STEAD_UNIT;
 }
 
 int stead_arena_checkout(stead_arena *a, uint64_t least, stead_run *run)
 {
     if (a->disowned)
         return 0;
-    stead_acquire(&a->runs_lock);
+    runs_enter(a);
     uint32_t head = runs_out(a, units_for(least));
     if (head != NONE) {
         uint32_t units = length_of(a->ent[head]), stop = head + units;
@@ -433,13 +422,13 @@ int stead_arena_checkout(stead_arena *a, uint64_t least, stead_run *run)
         run->from = address_of(a, zero.from == head ? zero.to : head);
         run->to = address_of(a, zero.to == stop ? zero.from : stop);
     }
-    stead_unlock(&a->runs_lock);
+    runs_leave(a);
     return head != NONE;
 }
 
 void stead_arena_checkin(stead_arena *a, const stead_run *run, int zero)
 {
-    stead_acquire(&a->runs_lock);
+    runs_enter(a);
     runs_add(a, run->head, run->units, (zero_part){run->head, zero ? run->head + run->units : run->head});
-    stead_unlock(&a->runs_lock);
+    runs_leave(a);
 }

@@ -17,7 +17,7 @@ static void visit_span(stead_arena *a, uint32_t head, uint64_t e,
 void stead_arena_each(stead_arena *a, void (*visit)(void *, uint64_t, uint64_t), void *context)
 {
     arena_lock_all(a);
-    for (uint32_t head = 0; head < a->units; head += length_of(a->ent[head])) {
+    for (uint32_t head = 0; head < a->state->units; head += length_of(a->ent[head])) {
         uint64_t e = a->ent[head];
         if (kind_of(e) == SPAN)
             visit_span(a, head, e, visit, context);
@@ -40,7 +40,7 @@ void stead_arena_statistics(stead_arena *a, stead_statistics *out)
     *out = (stead_statistics){.size = (uint64_t)a->max_units * STEAD_UNIT};
     stead_arena_purge(a); /* what lanes keep for their next block is free for everyone */
     arena_lock_all(a);
-    for (uint32_t head = 0; head < a->units; head += length_of(a->ent[head])) {
+    for (uint32_t head = 0; head < a->state->units; head += length_of(a->ent[head])) {
         uint64_t e = a->ent[head];
         if (kind_of(e) == LARGE) {
             count(&out->large, 1, 1, large_usable(a, e));
@@ -57,12 +57,12 @@ void stead_arena_statistics(stead_arena *a, stead_statistics *out)
     out->blocks += out->large.blocks;
     out->used += out->large.bytes;
     /* What is not committed yet continues the run at the end. */
-    uint64_t longest = runs_longest(a), last = (uint64_t)runs_last_free(a) + a->max_units - a->units;
+    uint64_t longest = runs_longest(a), last = (uint64_t)runs_last_free(a) + a->max_units - a->state->units;
     out->largest_run = (longest > last ? longest : last) * STEAD_UNIT;
-    out->committed = (uint64_t)a->units * STEAD_UNIT;
-    out->runs = a->runs;
-    out->high_water = a->peak_units * STEAD_UNIT;
-    out->dirty = a->dirty_units * STEAD_UNIT;
+    out->committed = (uint64_t)a->state->units * STEAD_UNIT;
+    out->runs = a->state->runs;
+    out->high_water = a->state->peak_units * STEAD_UNIT;
+    out->dirty = a->state->dirty_units * STEAD_UNIT;
     arena_unlock_all(a);
 }
 
@@ -92,17 +92,12 @@ static const char *check_free(const stead_arena *a, uint32_t head, uint32_t unit
     return NULL;
 }
 
-static const char *check_span(const stead_arena *a, uint32_t head, uint64_t e)
+const char *check_links(const stead_arena *a, uint32_t head, uint64_t e)
 {
     const span *s = &a->spans[head];
-    uint32_t units = length_of(e), live = 0, listed = 0;
-    unsigned c = class_of(e);
-    MUST(c < STEAD_CLASSES && lane_of(e) < LANES && !back_of(e) && units <= SPAN_UNITS, "a span's entry is wrong");
-    for (uint32_t i = 1; i < units; i++)
-        MUST(a->ent[head + i] == span_entry(c, lane_of(e), i, units), "a span's entry does not lead to its head");
-    MUST(COUNT(s) * (uint64_t)class_size(c) <= units * (uint64_t)STEAD_UNIT, "a span's blocks do not fit in it");
+    const uint16_t *links = links_of(a, head, class_of(e));
+    uint32_t live = 0, listed = 0;
     MUST(s->fresh <= COUNT(s), "more blocks handed out than there are");
-    const uint16_t *links = links_of(a, head, c);
     for (uint32_t i = 0; i < s->fresh; i++)
         live += links[i] == LIVE || links[i] == HELD;
     for (uint32_t i = s->free; i != END; i = links[i]) {
@@ -114,20 +109,31 @@ static const char *check_span(const stead_arena *a, uint32_t head, uint64_t e)
     return NULL;
 }
 
+static const char *check_span(const stead_arena *a, uint32_t head, uint64_t e)
+{
+    uint32_t units = length_of(e);
+    unsigned c = class_of(e);
+    MUST(c < STEAD_CLASSES && lane_of(e) < LANES && !back_of(e) && units <= SPAN_UNITS, "a span's entry is wrong");
+    for (uint32_t i = 1; i < units; i++)
+        MUST(a->ent[head + i] == span_entry(c, lane_of(e), i, units), "a span's entry does not lead to its head");
+    MUST(COUNT(&a->spans[head]) * (uint64_t)class_size(c) <= units * (uint64_t)STEAD_UNIT, "a span's blocks do not fit in it");
+    return check_links(a, head, e);
+}
+
 static const char *check_runs(const stead_arena *a, uint32_t *unit, sums *sum)
 {
     const char *wrong = NULL;
-    for (uint32_t head = 0, after_free = 0; head < a->units;) {
+    for (uint32_t head = 0, after_free = 0; head < a->state->units;) {
         uint64_t e = a->ent[head];
         uint32_t units = length_of(e);
         *unit = head;
-        MUST(units && units <= a->units - head, "a run's length is wrong");
+        MUST(units && units <= a->state->units - head, "a run's length is wrong");
         switch (kind_of(e)) {
         case FREE:
             wrong = check_free(a, head, units, (int)after_free, sum);
             break;
         case SPAN:
-            wrong = check_span(a, head, e);
+            wrong = a->place ? heap_check_span(a, head, e) : check_span(a, head, e);
             sum->used += units;
             sum->spans++;
             break;
@@ -138,6 +144,8 @@ static const char *check_runs(const stead_arena *a, uint32_t *unit, sums *sum)
             for (uint32_t i = 1; i < units && !wrong; i++)
                 if (a->ent[head + i])
                     wrong = "an entry inside a run";
+            if (a->place && !wrong)
+                wrong = heap_check_run(a, head, e);
             sum->used += kind_of(e) == LARGE ? units : 0;
             break;
         default:
@@ -155,15 +163,15 @@ static const char *check_bins(const stead_arena *a, uint32_t *unit, sums *sum)
 {
     uint64_t listed = 0;
     for (unsigned f = 0; f < FIRST; f++) {
-        MUST(!a->second_map[f] == !(a->first_map >> f & 1), "the map of bins is wrong");
+        MUST(!a->state->second_map[f] == !(a->state->first_map >> f & 1), "the map of bins is wrong");
         for (unsigned s = 0; s < SECOND; s++) {
-            MUST((a->bins[f][s] != NONE) == (a->second_map[f] >> s & 1), "the map of a bin is wrong");
+            MUST((a->state->bins[f][s] != NONE) == (a->state->second_map[f] >> s & 1), "the map of a bin is wrong");
             uint32_t prev = NONE;
-            for (uint32_t head = a->bins[f][s]; head != NONE; head = a->links_of_runs[head].next) {
+            for (uint32_t head = a->state->bins[f][s]; head != NONE; head = a->links_of_runs[head].next) {
                 unsigned wf, ws;
                 *unit = head;
-                MUST(head < a->units && kind_of(a->ent[head]) == FREE, "a bin holds what is not free");
-                MUST(head != a->top && ++listed <= sum->runs, "a bin has a loop, or holds the top");
+                MUST(head < a->state->units && kind_of(a->ent[head]) == FREE, "a bin holds what is not free");
+                MUST(head != a->state->top && ++listed <= sum->runs, "a bin has a loop, or holds the top");
                 runs_bin(length_of(a->ent[head]), &wf, &ws);
                 MUST(wf == f && ws == s, "a free run is in another's bin");
                 MUST(a->links_of_runs[head].prev == prev, "a bin's links do not meet");
@@ -171,11 +179,11 @@ static const char *check_bins(const stead_arena *a, uint32_t *unit, sums *sum)
             }
         }
     }
-    if (a->top != NONE) {
-        *unit = a->top;
-        MUST(kind_of(a->ent[a->top]) == FREE && a->top + length_of(a->ent[a->top]) == a->units, "the top is not at the end");
+    if (a->state->top != NONE) {
+        *unit = a->state->top;
+        MUST(kind_of(a->ent[a->state->top]) == FREE && a->state->top + length_of(a->ent[a->state->top]) == a->state->units, "the top is not at the end");
     }
-    MUST(listed + (a->top != NONE) == sum->runs, "a free run is in no bin");
+    MUST(listed + (a->state->top != NONE) == sum->runs, "a free run is in no bin");
     return NULL;
 }
 
@@ -183,8 +191,8 @@ static const char *check_bins(const stead_arena *a, uint32_t *unit, sums *sum)
 static const char *check_lanes(const stead_arena *a, uint32_t *unit, sums *sum)
 {
     uint64_t listed = 0, with_room = 0;
-    for (uint32_t head = 0; head < a->units; head += length_of(a->ent[head]))
-        if (kind_of(a->ent[head]) == SPAN)
+    for (uint32_t head = 0; head < a->state->units; head += length_of(a->ent[head]))
+        if (kind_of(a->ent[head]) == SPAN && (!a->place || owner_of(a->ent[head]) == a->place))
             with_room += a->spans[head].free != END || a->spans[head].fresh < COUNT(&a->spans[head]);
     for (unsigned l = 0; l < LANES; l++) {
         for (unsigned c = 0; c < STEAD_CLASSES; c++) {
@@ -192,12 +200,12 @@ static const char *check_lanes(const stead_arena *a, uint32_t *unit, sums *sum)
             if (spare != NONE) {
                 *unit = spare;
                 listed++;
-                MUST(spare < a->units && kind_of(a->ent[spare]) == SPAN && !a->spans[spare].live, "a lane's spare is none");
+                MUST(spare < a->state->units && kind_of(a->ent[spare]) == SPAN && !a->spans[spare].live, "a lane's spare is none");
             }
             for (uint32_t head = a->lanes[l].partial[c]; head != NONE; head = a->spans[head].next) {
                 *unit = head;
-                MUST(head < a->units && kind_of(a->ent[head]) == SPAN, "a lane holds what is no span");
-                MUST(lane_of(a->ent[head]) == l && class_of(a->ent[head]) == c, "a span is in another's lane");
+                MUST(head < a->state->units && kind_of(a->ent[head]) == SPAN, "a lane holds what is no span");
+                MUST(arena_lane_of(a, a->ent[head]) == l && class_of(a->ent[head]) == c, "a span is in another's lane");
                 MUST(a->spans[head].prev == prev, "a lane's links do not meet");
                 MUST(++listed <= sum->spans, "a lane has a loop");
                 prev = head;
@@ -210,10 +218,10 @@ static const char *check_lanes(const stead_arena *a, uint32_t *unit, sums *sum)
 
 static const char *check_sums(const stead_arena *a, const sums *sum)
 {
-    MUST(a->units <= a->max_units, "more units than the arena can have");
-    MUST(sum->used == a->used_units && sum->free == a->free_units, "the count of units is wrong");
-    MUST(sum->dirty == a->dirty_units, "the count of touched units is wrong");
-    MUST(a->peak_units >= a->used_units, "the high-water mark is below the water");
+    MUST(a->state->units <= a->max_units, "more units than the arena can have");
+    MUST(sum->used == a->state->used_units && sum->free == a->state->free_units, "the count of units is wrong");
+    MUST(sum->dirty == a->state->dirty_units, "the count of touched units is wrong");
+    MUST(a->state->peak_units >= a->state->used_units, "the high-water mark is below the water");
     return NULL;
 }
 

@@ -22,6 +22,7 @@
 #define NONE 0xffffffffu
 #define LANES 16u
 #define SPAN_UNITS 16u
+#define EDGES 4u
 
 enum { FREE = 1, LARGE, SPAN, FOOT, OUT };
 enum { LIVE = 0xffff, HELD = 0xfffe, END = 0xfffd }; /* words of links[] that are no block number */
@@ -56,13 +57,24 @@ typedef struct {
     uint32_t spare[STEAD_CLASSES];   /* one without a live block, kept for the next */
 } __attribute__((aligned(128))) lane;
 
+/* All of the runs but their tables. */
+typedef struct {
+    uint32_t units;
+    uint32_t top; /* the FREE run at the very end, in no bin: taken from last, so that it stays long; or NONE */
+    uint64_t used_units, peak_units, free_units, dirty_units, runs;
+    uint32_t first_map, second_map[FIRST], bins[FIRST][SECOND];
+    /* Runs begin or end here, or did before what is being done now: whoever finds it half done cleans up there. */
+    uint32_t edges[EDGES];
+} run_state;
+
 struct stead_arena {
-    uint64_t magic;
     uint64_t base;
-    uint32_t max_units, units;
+    uint32_t max_units;
     uint32_t guard_units;
     uint32_t disowned;
+    uint32_t place; /* of this process, where the runs are shared (shared.h); 0: all of it is private */
 
+    run_state *state;
     uint64_t *ent;
     list_link *links_of_runs;
     zero_part *zero;
@@ -70,17 +82,15 @@ struct stead_arena {
     uint16_t *links[2]; /* for classes from 256 bytes: 16 words for each unit; for smaller ones: 256 */
 
     stead_lock runs_lock;
-    uint64_t used_units, peak_units, free_units, dirty_units, runs;
-    uint32_t top; /* the FREE run at the very end, in no bin: taken from last, so that it stays long; or NONE */
-    uint32_t first_map, second_map[FIRST], bins[FIRST][SECOND];
-
     stead_arena *next; /* of those that a fork waits for */
     int private_memory;
     lane lanes[LANES];
+    run_state own;
 };
 
 /* ---- entries: kind 0-2 · length 32-63 · of a SPAN: class 3-8, lane 9-18, back 19-23 · of a LARGE: the offset of
- * the block in its first unit 3-18, held 19 ---- */
+ * the block in its first unit 3-18, held 19 · where the runs are shared, the place of the owner of a SPAN or OUT in
+ * the lane's place, 0 for nobody's, and the owner's lane 24-27; both only in the entry of the head ---- */
 
 static inline uint64_t entry(unsigned kind, uint64_t length)
 {
@@ -101,6 +111,8 @@ static inline unsigned kind_of(uint64_t e) { return e & 7; }
 static inline unsigned class_of(uint64_t e) { return e >> 3 & 63; }
 static inline unsigned lane_of(uint64_t e) { return e >> 9 & 1023; }
 static inline unsigned back_of(uint64_t e) { return e >> 19 & 31; }
+static inline unsigned owner_of(uint64_t e) { return e >> 9 & 1023; }
+static inline unsigned inner_lane_of(uint64_t e) { return e >> 24 & 15; }
 static inline unsigned offset_of(uint64_t e) { return e >> 3 & 0xffff; }
 static inline int held(uint64_t e) { return e >> 19 & 1; }
 static inline uint32_t length_of(uint64_t e) { return (uint32_t)(e >> 32); }
@@ -111,10 +123,18 @@ static inline uint64_t ent_load(const stead_arena *a, uint32_t unit)
     return __atomic_load_n(&a->ent[unit], __ATOMIC_RELAXED);
 }
 
+/* Where a process may be killed between any two instructions, each store must happen where it is written; what the
+ * processor does with them later is the same for all of them. */
+#define IN_ORDER() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
 static inline void ent_store(stead_arena *a, uint32_t unit, uint64_t e)
 {
+    IN_ORDER();
     __atomic_store_n(&a->ent[unit], e, __ATOMIC_RELAXED);
+    IN_ORDER();
 }
+
+static inline unsigned arena_lane_of(const stead_arena *a, uint64_t e) { return a->place ? inner_lane_of(e) : lane_of(e); }
 
 /* ---- size classes: 16 to 128 by 16, then four for each doubling ---- */
 
@@ -152,7 +172,36 @@ static inline uint64_t address_of(const stead_arena *a, uint32_t unit)
     return a->base + (uint64_t)unit * STEAD_UNIT;
 }
 
-/* ---- runs.c: all under runs_lock ---- */
+/* ---- runs.c: all between runs_enter and runs_leave ---- */
+
+void heap_enter_runs(stead_arena *a);
+void heap_leave_runs(stead_arena *a);
+
+static inline void runs_enter(stead_arena *a)
+{
+    if (__builtin_expect(a->place, 0))
+        heap_enter_runs(a);
+    else
+        stead_acquire(&a->runs_lock);
+}
+
+static inline void runs_leave(stead_arena *a)
+{
+    if (__builtin_expect(a->place, 0))
+        heap_leave_runs(a);
+    else
+        stead_unlock(&a->runs_lock);
+}
+
+static inline void runs_note(stead_arena *a, uint32_t one, uint32_t two, uint32_t three, uint32_t four)
+{
+    uint32_t *edges = a->state->edges;
+    edges[0] = one;
+    edges[1] = two;
+    edges[2] = three;
+    edges[3] = four;
+    IN_ORDER();
+}
 
 /* A run of `units` units at an address that is a multiple of `alignment`, out of the free ones: its head, or NONE.
  * It has a FREE entry of its own, in no bin: the caller commits another by one store. `zero`: the part of it that
@@ -167,6 +216,9 @@ void runs_lengthen(stead_arena *a, uint32_t head, uint64_t e, uint32_t units);
 /* A FREE run with at least `dirty` units that may have been touched becomes an OUT one: its head, or NONE. */
 uint32_t runs_out(stead_arena *a, uint64_t dirty);
 uint32_t runs_longest(const stead_arena *a);
+uint32_t runs_head_of(const stead_arena *a, uint32_t unit);
+void runs_forget(stead_arena *a); /* all lists and sums, */
+void runs_relist(stead_arena *a, uint32_t head, uint32_t units, int kind); /* and one after the other anew */
 uint32_t runs_last_free(const stead_arena *a); /* length of the FREE run at the very end, or 0 */
 uint64_t runs_aligned(const stead_arena *a, uint32_t unit, uint64_t alignment);
 void runs_bin(uint32_t units, unsigned *first, unsigned *second);
@@ -177,6 +229,10 @@ int spans_take(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_
 uint32_t spans_length(const stead_arena *a, unsigned c, uint32_t units);
 /* Under the lock of the lane l that owns the span at `head`. */
 void spans_push(stead_arena *a, unsigned l, unsigned c, uint32_t head, uint32_t i);
+void spans_list(stead_arena *a, unsigned l, unsigned c, uint32_t head); /* it has a free block */
+/* Between runs_enter and runs_leave. */
+void spans_clear(stead_arena *a, uint32_t head, uint32_t units); /* its entries, but for its head's */
+uint64_t spans_own(stead_arena *a, unsigned l, unsigned c, uint32_t head, uint32_t units); /* the entry of its head */
 
 static inline uint64_t small_node(uint32_t head, uint32_t i) { return (uint64_t)head << 16 | i << 1 | 1; }
 static inline uint64_t large_node(uint32_t head) { return (uint64_t)head << 16; }
@@ -190,8 +246,22 @@ static inline unsigned word_of(const stead_arena *a, uint32_t head, unsigned c, 
 
 /* ---- arena.c ---- */
 
+unsigned class_of_request(const stead_arena *a, uint64_t size, uint64_t alignment);
+void arena_begin(stead_arena *a, uint64_t base, uint32_t max_units);
 uint64_t large_usable(const stead_arena *a, uint64_t e);
 uint64_t large_address(const stead_arena *a, uint32_t head, uint64_t e);
+
+/* ---- heap.c, where the runs are shared ---- */
+
+void heap_hand_out(stead_arena *a, uint32_t head, unsigned c, uint32_t i); /* under the lane's lock */
+int heap_refill(stead_arena *a, unsigned l, unsigned c);                   /* the same; whether it found any */
+void heap_will_own(stead_arena *a, uint32_t head);                         /* before the commit */
+const char *heap_check_span(const stead_arena *a, uint32_t head, uint64_t e);
+const char *heap_check_run(const stead_arena *a, uint32_t head, uint64_t e); /* LARGE or OUT */
+
+/* ---- check.c ---- */
+
+const char *check_links(const stead_arena *a, uint32_t head, uint64_t e); /* of a span of this process */
 
 /* ---- fork.c ---- */
 

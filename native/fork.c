@@ -14,12 +14,12 @@ void arena_lock_all(stead_arena *a)
 {
     for (unsigned l = 0; l < LANES; l++)
         stead_acquire(&a->lanes[l].lock);
-    stead_acquire(&a->runs_lock);
+    runs_enter(a);
 }
 
 void arena_unlock_all(stead_arena *a)
 {
-    stead_unlock(&a->runs_lock);
+    runs_leave(a);
     for (unsigned l = LANES; l--;)
         stead_unlock(&a->lanes[l].lock);
 }

@@ -1,5 +1,7 @@
 /* runs.c - runs of units: segregated fit with immediate coalescing. Constant time, but for the search of
  * one list where nothing larger is left. */
+#include <string.h>
+
 #include "fit.h"
 
 void runs_bin(uint32_t units, unsigned *first, unsigned *second)
@@ -39,13 +41,13 @@ static void bin(stead_arena *a, uint32_t head, uint32_t units)
 {
     unsigned f, s;
     runs_bin(units, &f, &s);
-    uint32_t next = a->bins[f][s];
+    uint32_t next = a->state->bins[f][s];
     a->links_of_runs[head] = (list_link){next, NONE};
     if (next != NONE)
         a->links_of_runs[next].prev = head;
-    a->bins[f][s] = head;
-    a->second_map[f] |= 1u << s;
-    a->first_map |= 1u << f;
+    a->state->bins[f][s] = head;
+    a->state->second_map[f] |= 1u << s;
+    a->state->first_map |= 1u << f;
 }
 
 static void unbin(stead_arena *a, uint32_t head, uint32_t units)
@@ -59,19 +61,19 @@ static void unbin(stead_arena *a, uint32_t head, uint32_t units)
         a->links_of_runs[at.prev].next = at.next;
         return;
     }
-    a->bins[f][s] = at.next;
+    a->state->bins[f][s] = at.next;
     if (at.next == NONE) {
-        a->second_map[f] &= ~(1u << s);
-        if (!a->second_map[f])
-            a->first_map &= ~(1u << f);
+        a->state->second_map[f] &= ~(1u << s);
+        if (!a->state->second_map[f])
+            a->state->first_map &= ~(1u << f);
     }
 }
 
 static void count_free(stead_arena *a, uint64_t runs, uint64_t units, uint64_t touched)
 {
-    a->runs += runs;
-    a->free_units += units;
-    __atomic_store_n(&a->dirty_units, a->dirty_units + touched, __ATOMIC_RELAXED);
+    a->state->runs += runs;
+    a->state->free_units += units;
+    __atomic_store_n(&a->state->dirty_units, a->state->dirty_units + touched, __ATOMIC_RELAXED);
 }
 
 static void enter_free(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
@@ -84,8 +86,8 @@ static void enter_free(stead_arena *a, uint32_t head, uint32_t units, zero_part 
 
 static void put(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
 {
-    if (head + units == a->units)
-        a->top = head;
+    if (head + units == a->state->units)
+        a->state->top = head;
     else
         bin(a, head, units);
     count_free(a, 1, units, dirty(units, zero));
@@ -95,8 +97,8 @@ static void put(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
 /* Its entries stay. */
 static void pull(stead_arena *a, uint32_t head, uint32_t units)
 {
-    if (head == a->top)
-        a->top = NONE;
+    if (head == a->state->top)
+        a->state->top = NONE;
     else
         unbin(a, head, units);
     count_free(a, -UINT64_C(1), -(uint64_t)units, -(uint64_t)dirty(units, a->zero[head]));
@@ -106,12 +108,12 @@ static void pull(stead_arena *a, uint32_t head, uint32_t units)
 static void move(stead_arena *a, uint32_t from, uint32_t length, uint32_t to, uint32_t units, zero_part zero)
 {
     unsigned f, s, nf, ns;
-    if (from == a->top && to + units == a->units) {
-        a->top = to;
+    if (from == a->state->top && to + units == a->state->units) {
+        a->state->top = to;
     } else {
         runs_bin(length, &f, &s);
         runs_bin(units, &nf, &ns);
-        if (f != nf || s != ns || from == a->top || to + units == a->units) {
+        if (f != nf || s != ns || from == a->state->top || to + units == a->state->units) {
             pull(a, from, length);
             put(a, to, units, zero);
             return;
@@ -123,7 +125,7 @@ static void move(stead_arena *a, uint32_t from, uint32_t length, uint32_t to, ui
         if (at.prev != NONE)
             a->links_of_runs[at.prev].next = to;
         else
-            a->bins[f][s] = to;
+            a->state->bins[f][s] = to;
     }
     count_free(a, 0, (uint64_t)units - length, (uint64_t)dirty(units, zero) - dirty(length, a->zero[from]));
     enter_free(a, to, units, zero);
@@ -132,7 +134,7 @@ static void move(stead_arena *a, uint32_t from, uint32_t length, uint32_t to, ui
 void runs_add(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
 {
     uint32_t start = head, stop = head + units, end = stop;
-    uint64_t before = head ? a->ent[head - 1] : 0, after = stop < a->units ? a->ent[stop] : 0;
+    uint64_t before = head ? a->ent[head - 1] : 0, after = stop < a->state->units ? a->ent[stop] : 0;
     int merge_before = kind_of(before) == FOOT || (kind_of(before) == FREE && length_of(before) == 1);
     if (merge_before) {
         start = head - length_of(before);
@@ -141,9 +143,10 @@ void runs_add(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
     if (kind_of(after) == FREE) {
         end = stop + length_of(after);
         zero = larger(zero, a->zero[stop]);
-        if (merge_before)
-            pull(a, stop, end - stop);
     }
+    runs_note(a, start, head, stop, end);
+    if (merge_before && end > stop)
+        pull(a, stop, end - stop);
     if (merge_before)
         move(a, start, head - start, start, end - start, zero);
     else if (end > stop)
@@ -162,14 +165,14 @@ void runs_add(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
 
 static void use(stead_arena *a, uint64_t units)
 {
-    a->used_units += units;
-    if (a->used_units > a->peak_units)
-        a->peak_units = a->used_units;
+    a->state->used_units += units;
+    if (a->state->used_units > a->state->peak_units)
+        a->state->peak_units = a->state->used_units;
 }
 
 void runs_give(stead_arena *a, uint32_t head, uint32_t units)
 {
-    a->used_units -= units;
+    a->state->used_units -= units;
     runs_add(a, head, units, (zero_part){head, head});
 }
 
@@ -189,11 +192,11 @@ void runs_lengthen(stead_arena *a, uint32_t head, uint64_t e, uint32_t units)
 
 static uint32_t find_dirty(const stead_arena *a, uint64_t least)
 {
-    if (a->top != NONE && dirty(length_of(a->ent[a->top]), a->zero[a->top]) >= least)
-        return a->top;
+    if (a->state->top != NONE && dirty(length_of(a->ent[a->state->top]), a->zero[a->state->top]) >= least)
+        return a->state->top;
     for (unsigned f = FIRST; f--;)
-        for (unsigned s = SECOND; a->first_map >> f & 1 && s--;)
-            for (uint32_t head = a->bins[f][s]; head != NONE; head = a->links_of_runs[head].next)
+        for (unsigned s = SECOND; a->state->first_map >> f & 1 && s--;)
+            for (uint32_t head = a->state->bins[f][s]; head != NONE; head = a->links_of_runs[head].next)
                 if (dirty(length_of(a->ent[head]), a->zero[head]) >= least)
                     return head;
     return NONE;
@@ -205,8 +208,11 @@ uint32_t runs_out(stead_arena *a, uint64_t least)
     uint32_t head = find_dirty(a, least);
     if (head != NONE) {
         uint32_t units = length_of(a->ent[head]);
+        if (a->place)
+            heap_will_own(a, head);
+        runs_note(a, head, head + units, head, head);
         pull(a, head, units);
-        ent_store(a, head, entry(OUT, units));
+        ent_store(a, head, entry(OUT, units) | (uint64_t)a->place << 9);
         if (units > 1)
             ent_store(a, head + units - 1, 0);
     }
@@ -240,13 +246,13 @@ static int next_bin(const stead_arena *a, unsigned *f, unsigned *s)
     }
     if (*f >= FIRST)
         return 0;
-    uint32_t map = a->second_map[*f] & ~0u << *s;
+    uint32_t map = a->state->second_map[*f] & ~0u << *s;
     if (!map) {
-        uint32_t above = *f + 1 < FIRST ? a->first_map & ~0u << (*f + 1) : 0;
+        uint32_t above = *f + 1 < FIRST ? a->state->first_map & ~0u << (*f + 1) : 0;
         if (!above)
             return 0;
         *f = (unsigned)__builtin_ctz(above);
-        map = a->second_map[*f];
+        map = a->state->second_map[*f];
     }
     *s = (unsigned)__builtin_ctz(map);
     return 1;
@@ -257,23 +263,23 @@ static uint32_t find(const stead_arena *a, uint32_t units, uint64_t alignment, i
     unsigned f, s;
     runs_bin(units, &f, &s);
     /* Its own list holds what fits best, and what was just given back; not all of it may be long enough. */
-    uint32_t head = first_fit(a, a->bins[f][s], units, alignment, 8);
+    uint32_t head = first_fit(a, a->state->bins[f][s], units, alignment, 8);
     if (head != NONE)
         return head;
     uint64_t enough = units + (alignment > STEAD_UNIT ? alignment / STEAD_UNIT - 1 : 0);
-    if (enough <= a->units) {
+    if (enough <= a->state->units) {
         unsigned ef, es;
         runs_bin((uint32_t)enough, &ef, &es);
         es++; /* in the lists above its own all are long enough */
         if (next_bin(a, &ef, &es))
-            return a->bins[ef][es];
+            return a->state->bins[ef][es];
     }
-    head = a->top;
-    if (head != NONE && runs_aligned(a, head, alignment) + units <= a->units)
+    head = a->state->top;
+    if (head != NONE && runs_aligned(a, head, alignment) + units <= a->state->units)
         return head;
     uint32_t patience = everywhere ? NONE : 64;
     for (; next_bin(a, &f, &s); s++) {
-        head = first_fit(a, a->bins[f][s], units, alignment, patience);
+        head = first_fit(a, a->state->bins[f][s], units, alignment, patience);
         if (head != NONE || !everywhere)
             return head;
     }
@@ -289,6 +295,7 @@ uint32_t runs_take(stead_arena *a, uint32_t units, uint64_t alignment, int every
     zero_part known = a->zero[run];
     uint32_t stop = head + units, end = run + length;
     *zero = within(known, head, stop);
+    runs_note(a, run, head, stop, end);
     if (head == run && end > stop) {
         move(a, run, length, stop, end - stop, within(known, stop, end));
     } else {
@@ -305,19 +312,55 @@ uint32_t runs_take(stead_arena *a, uint32_t units, uint64_t alignment, int every
     return head;
 }
 
+/* The head of the run that a unit is in: by stepping back, and along all runs from the first, in turns, since a
+ * run may be long or runs many. */
+uint32_t runs_head_of(const stead_arena *a, uint32_t unit)
+{
+    for (uint32_t back = unit, along = 0;; back--) {
+        if (kind_of(a->ent[back]) && kind_of(a->ent[back]) != FOOT)
+            return back;
+        uint32_t stop = along + length_of(a->ent[along]);
+        if (unit < stop)
+            return along;
+        along = stop;
+    }
+}
+
+/* ---- all anew ---- */
+
+void runs_forget(stead_arena *a)
+{
+    run_state *state = a->state;
+    state->top = NONE;
+    state->used_units = state->free_units = state->dirty_units = state->runs = 0;
+    state->first_map = 0;
+    memset(state->second_map, 0, sizeof state->second_map);
+    memset(state->bins, 0xff, sizeof state->bins);
+}
+
+void runs_relist(stead_arena *a, uint32_t head, uint32_t units, int kind)
+{
+    if (kind == FREE)
+        put(a, head, units, (zero_part){head, head});
+    else if (kind != OUT)
+        use(a, units);
+}
+
+/* ---- looking ---- */
+
 uint32_t runs_last_free(const stead_arena *a)
 {
-    return a->top != NONE ? length_of(a->ent[a->top]) : 0;
+    return a->state->top != NONE ? length_of(a->ent[a->state->top]) : 0;
 }
 
 uint32_t runs_longest(const stead_arena *a)
 {
-    uint32_t longest = a->top != NONE ? length_of(a->ent[a->top]) : 0;
-    if (!a->first_map)
+    uint32_t longest = a->state->top != NONE ? length_of(a->ent[a->state->top]) : 0;
+    if (!a->state->first_map)
         return longest;
-    unsigned f = 31u - (unsigned)__builtin_clz(a->first_map);
-    unsigned s = 31u - (unsigned)__builtin_clz(a->second_map[f]);
-    for (uint32_t head = a->bins[f][s]; head != NONE; head = a->links_of_runs[head].next)
+    unsigned f = 31u - (unsigned)__builtin_clz(a->state->first_map);
+    unsigned s = 31u - (unsigned)__builtin_clz(a->state->second_map[f]);
+    for (uint32_t head = a->state->bins[f][s]; head != NONE; head = a->links_of_runs[head].next)
         if (length_of(a->ent[head]) > longest)
             longest = length_of(a->ent[head]);
     return longest;

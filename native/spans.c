@@ -74,21 +74,39 @@ uint32_t spans_length(const stead_arena *a, unsigned c, uint32_t units)
     return ((blocks ? blocks : 1) * class_size(c) + STEAD_UNIT - 1) / STEAD_UNIT;
 }
 
+void spans_clear(stead_arena *a, uint32_t head, uint32_t units)
+{
+    runs_note(a, head, head, head, head);
+    for (uint32_t i = 1; i < units; i++)
+        ent_store(a, head + i, 0);
+}
+
+uint64_t spans_own(stead_arena *a, unsigned l, unsigned c, uint32_t head, uint32_t units)
+{
+    if (!a->place)
+        return span_entry(c, l, 0, units);
+    heap_will_own(a, head);
+    return span_entry(c, a->place, 0, units) | (uint64_t)l << 24;
+}
+
+void spans_list(stead_arena *a, unsigned l, unsigned c, uint32_t head) { push(a, &a->lanes[l].partial[c], head); }
+
 STEAD_SELDOM static int new_span(stead_arena *a, unsigned l, unsigned c, uint32_t units, int everywhere)
 {
     zero_part zero;
-    stead_acquire(&a->runs_lock);
+    runs_enter(a);
     uint32_t head = runs_take(a, units, STEAD_UNIT, everywhere, &zero);
     if (head != NONE) {
         uint32_t count = units * STEAD_UNIT / class_size(c);
         int clean = zero.to - zero.from == units;
         a->spans[head] =
             (span){.free = END, .count = (uint16_t)(count | (clean ? ZERO : 0)), .next = NONE, .prev = NONE};
+        uint64_t e = spans_own(a, l, c, head, units);
         for (uint32_t i = 1; i < units; i++)
-            ent_store(a, head + i, span_entry(c, l, i, units));
-        ent_store(a, head, span_entry(c, l, 0, units)); /* the commit */
+            ent_store(a, head + i, span_entry(c, a->place ? 0 : l, i, units));
+        ent_store(a, head, e); /* the commit */
     }
-    stead_unlock(&a->runs_lock);
+    runs_leave(a);
     if (head == NONE)
         return 0;
     push(a, &a->lanes[l].partial[c], head);
@@ -97,12 +115,11 @@ STEAD_SELDOM static int new_span(stead_arena *a, unsigned l, unsigned c, uint32_
 
 STEAD_SELDOM static void give_span(stead_arena *a, uint32_t head)
 {
-    stead_acquire(&a->runs_lock);
+    runs_enter(a);
     uint32_t units = length_of(a->ent[head]);
-    for (uint32_t i = 1; i < units; i++)
-        ent_store(a, head + i, 0);
+    spans_clear(a, head, units);
     runs_give(a, head, units);
-    stead_unlock(&a->runs_lock);
+    runs_leave(a);
 }
 
 /* ---- blocks ---- */
@@ -133,6 +150,8 @@ static inline int pop(stead_arena *a, unsigned l, unsigned c, int flags, stead_b
         s->fresh = (uint16_t)fresh;
     }
     links[i] = flags & STEAD_HOLD ? HELD : LIVE;
+    if (__builtin_expect(a->place, 0))
+        heap_hand_out(a, head, c, i);
     block->address = address_of(a, head) + (uint64_t)i * size;
     block->usable = size;
     block->node = small_node(head, i);
@@ -208,7 +227,9 @@ STEAD_SELDOM static int pop_anywhere(stead_arena *a, unsigned c, uint64_t alignm
 
 STEAD_SELDOM static int take_slowly(stead_arena *a, unsigned l, unsigned c, uint64_t alignment, int flags, stead_block *block)
 {
-    int found = new_span(a, l, c, spans_length(a, c, SPAN_UNITS), 0) && pop(a, l, c, flags, block);
+    int found = a->place && heap_refill(a, l, c) && pop(a, l, c, flags, block);
+    if (!found)
+        found = new_span(a, l, c, spans_length(a, c, SPAN_UNITS), 0) && pop(a, l, c, flags, block);
     stead_unlock(&a->lanes[l].lock);
     if (found)
         return STEAD_DONE;

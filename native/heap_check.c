@@ -1,0 +1,175 @@
+/* heap_check.c - looks at all of a heap: statistics, every live block, every invariant. Whatever the shared memory holds,
+ * looking at it does no harm: nothing read from it is believed before it was compared with what can be.
+ */
+#include "shared.h"
+
+#define MUST(condition, message) \
+    do {                         \
+        if (!(condition))        \
+            return message;      \
+    } while (0)
+
+static int is_somebody(const stead_heap *h, unsigned place)
+{
+    return place < PLACES && __atomic_load_n(&h->shared->roster.identity[place], __ATOMIC_SEQ_CST) != 0;
+}
+
+static const char *check_set(const stead_heap *h, uint32_t head, const uint64_t *word, uint64_t w)
+{
+    uint64_t any = 0;
+    MUST(SET_OF(w) < h->shared->sets_used && SET_OF(w) < HOLDER_SETS, "a word names a set of holders that there is not");
+    const holder_set *set = &h->sets[SET_OF(w)];
+    MUST(set->word == (uint64_t)(word - (uint64_t *)h->shared) + 1, "a set of holders is another block's");
+    for (unsigned place = 0; place < PLACES; place++) {
+        if (!(set->places[place / 64] >> place % 64 & 1))
+            continue;
+        any = 1;
+        MUST(place && is_somebody(h, place), "a set of holders names nobody");
+        MUST(unit_set_has(ever_of(h, place), head), "a block's holder does not know of it");
+    }
+    MUST(any, "a set of holders is empty");
+    return NULL;
+}
+
+static const char *check_word(const stead_heap *h, uint32_t head, const uint64_t *word, uint32_t held)
+{
+    uint64_t w = word_load(word);
+    int mine = 0;
+    if (w & OVERFLOW) {
+        const char *wrong = check_set(h, head, word, w);
+        if (wrong)
+            return wrong;
+        const uint64_t *places = h->sets[SET_OF(w)].places;
+        mine = places[h->place / 64] >> h->place % 64 & 1;
+    }
+    for (unsigned slot = 0; !(w & OVERFLOW) && slot < 4; slot++) {
+        unsigned place = (unsigned)(w >> (10 * slot) & 1023);
+        mine |= place == h->place;
+        for (unsigned other = 0; place && other < slot; other++)
+            MUST((w >> (10 * other) & 1023) != place, "a block has a holder twice");
+        MUST(!place || is_somebody(h, place), "a block's holder is nobody");
+        MUST(!place || unit_set_has(ever_of(h, place), head), "a block's holder does not know of it");
+    }
+    MUST(!(w & PAYLOAD & ~(IDS | OVERFLOW | CUSTODY)), "a holder word has bits that mean nothing");
+    MUST(!held || mine, "this process holds a block, and its word does not say so");
+    return NULL;
+}
+
+const char *heap_check_span(const stead_arena *a, uint32_t head, uint64_t e)
+{
+    const stead_heap *h = (const stead_heap *)(const void *)a;
+    unsigned c = class_of(e);
+    uint32_t units = length_of(e);
+    MUST(c < STEAD_CLASSES && !back_of(e) && units <= SPAN_UNITS && blocks_in(e), "a span's entry is wrong");
+    MUST(!owner_of(e) || is_somebody(h, owner_of(e)), "a span's owner is nobody");
+    MUST(!owner_of(e) || unit_set_has(ever_of(h, owner_of(e)), head), "a span's owner does not know of it");
+    MUST(owner_of(e) || unit_set_has(abandoned_of(h, c), head), "a span without owner is not among those");
+    for (uint32_t i = 1; i < units; i++)
+        MUST(a->ent[head + i] == span_entry(c, 0, i, units), "a span's entry does not lead to its head");
+    for (uint32_t i = 0; i < blocks_in(e); i++) {
+        const char *wrong = check_word(h, head, word_of_block(h, head, c, i), *held_of_block(h, head, c, i));
+        if (wrong)
+            return wrong;
+    }
+    if (owner_of(e) != h->place)
+        return NULL;
+    MUST(COUNT(&a->spans[head]) == blocks_in(e), "a span has another number of blocks");
+    for (uint32_t i = a->spans[head].free, seen = 0; i != END; i = links_of(a, head, c)[i]) {
+        MUST(i < a->spans[head].fresh && ++seen <= a->spans[head].fresh, "a list of free blocks holds another");
+        MUST(!(word_load(word_of_block(h, head, c, i)) & PAYLOAD), "a free block has a holder");
+    }
+    return check_links(a, head, e);
+}
+
+const char *heap_check_run(const stead_arena *a, uint32_t head, uint64_t e)
+{
+    const stead_heap *h = (const stead_heap *)(const void *)a;
+    if (kind_of(e) == LARGE)
+        return check_word(h, head, word_of_block(h, head, STEAD_CLASSES, 0), *held_of_block(h, head, STEAD_CLASSES, 0));
+    MUST(is_somebody(h, owner_of(e)), "what was taken out is nobody's");
+    return NULL;
+}
+
+/* Every set that was ever used is named by a word, or in the list of those that are free. */
+static const char *check_sets(const stead_heap *h)
+{
+    const heap_shared *shared = h->shared;
+    uint32_t seen = 0;
+    MUST(shared->sets_used <= HOLDER_SETS, "more sets of holders than there can be");
+    for (uint32_t n = 0; n < shared->sets_used; n++) {
+        uint64_t number = h->sets[n].word;
+        if (!number)
+            continue;
+        MUST(number <= h->control_size / 8, "a set of holders is of no word");
+        uint64_t w = word_load((const uint64_t *)shared + number - 1);
+        MUST(w & OVERFLOW && SET_OF(w) == n, "a set of holders is nobody's");
+        seen++;
+    }
+    for (uint32_t n = shared->free_set; n != NONE; n = (uint32_t)h->sets[n].places[0]) {
+        MUST(n < shared->sets_used && !h->sets[n].word, "a set of holders that is used is free, too");
+        MUST(++seen <= shared->sets_used, "the list of free sets has a loop");
+    }
+    MUST(seen == shared->sets_used, "a set of holders is lost");
+    return NULL;
+}
+
+const char *stead_heap_check(stead_heap *h, uint32_t *unit)
+{
+    *unit = 0;
+    MUST(h->shared->max_units == h->side.max_units && h->shared->base == h->side.base, "the heap's header was changed");
+    heap_enter(h);
+    const char *wrong = check_sets(h);
+    heap_leave(h);
+    return wrong ? wrong : stead_arena_check(&h->side, unit);
+}
+
+/* ---- walking ---- */
+
+static void visit_run(stead_heap *h, uint32_t head, uint64_t e, void (*visit)(void *, const stead_shared_block *), void *context)
+{
+    int small = kind_of(e) == SPAN;
+    unsigned c = small ? class_of(e) : STEAD_CLASSES;
+    uint64_t size = small ? class_size(c) : length_of(e) * (uint64_t)STEAD_UNIT;
+    for (uint32_t i = 0, count = small ? blocks_in(e) : 1; i < count; i++) {
+        uint64_t w = word_load(word_of_block(h, head, c, i));
+        stead_shared_block block = {address_of(&h->side, head) + i * size, size, 0, 0, (uint16_t)GENERATION(w)};
+        if (w & PAYLOAD)
+            visit(context, &block);
+    }
+}
+
+void stead_heap_each(stead_heap *h, void (*visit)(void *, const stead_shared_block *), void *context)
+{
+    const stead_arena *a = &h->side;
+    heap_enter(h);
+    for (uint32_t head = 0; head < a->state->units && length_of(a->ent[head]); head += length_of(a->ent[head]))
+        if (kind_of(a->ent[head]) == SPAN || kind_of(a->ent[head]) == LARGE)
+            visit_run(h, head, a->ent[head], visit, context);
+    heap_leave(h);
+}
+
+static void count(void *context, const stead_shared_block *block)
+{
+    stead_statistics *out = context;
+    stead_class_statistics *s = block->usable <= STEAD_SMALL ? &out->small[class_for(block->usable)] : &out->large;
+    s->blocks++;
+    s->bytes += block->usable;
+    out->blocks++;
+    out->used += block->usable;
+}
+
+void stead_heap_statistics(stead_heap *h, stead_statistics *out)
+{
+    stead_arena *a = &h->side;
+    *out = (stead_statistics){.size = (uint64_t)a->max_units * STEAD_UNIT};
+    stead_arena_purge(a);
+    stead_heap_each(h, count, out);
+    heap_enter(h);
+    uint64_t longest = runs_longest(a), last = (uint64_t)runs_last_free(a) + a->max_units - a->state->units;
+    out->largest_run = (longest > last ? longest : last) * STEAD_UNIT;
+    out->committed = (uint64_t)a->state->units * STEAD_UNIT;
+    out->runs = a->state->runs;
+    out->high_water = a->state->peak_units * STEAD_UNIT;
+    out->dirty = a->state->dirty_units * STEAD_UNIT;
+    heap_leave(h);
+}

@@ -1,0 +1,130 @@
+/* shared.h - the tables of a heap, for the files that make it up: heap.c, holders.c, repair.c, check.c.
+ *
+ * Shared, in the control memory: ent, the runs and their lists (fit.h), holder words, sets of units, the roster. Of
+ * these `units`, ent at the heads of runs, the holder words and `ever` are authoritative, the rest can be rebuilt.
+ * Private: the spans' lists of free blocks, and how often this process holds each block.
+ *
+ * A holder word: places of up to four holders 0-39 · OVERFLOW 40 (bits 0-31: the number of a holder set) · references
+ * from inside the heap 41-48 · generation 49-63. Bits 0-48 are its payload; where that is zero the block is free.
+ *
+ * Invariants. A: only the owner of a span makes a payload of it non-zero where it was zero, and only under the heap's
+ * lock that of a large block. B: a place is in a word only if the unit of its head is in the place's `ever`. C: a
+ * place is cleared only when it is in no word, and no span and no lock names it. D: a word that has OVERFLOW changes
+ * only under the heap's lock.
+ *
+ * Locks, in this order: reap, growth, stripe, lane, heap.
+ */
+#ifndef STEAD_SHARED_H
+#define STEAD_SHARED_H
+
+#include "bits.h"
+#include "fit.h"
+#include "heap.h"
+
+#define PLACES (STEAD_PLACES + 1)
+#define STRIPES 64u
+#define HOLDER_SETS 0x10000u
+
+#define IDS ((UINT64_C(1) << 40) - 1)
+#define OVERFLOW (UINT64_C(1) << 40)
+#define CUSTODY (UINT64_C(0xff) << 41)
+#define GENERATION_SHIFT 49
+#define PAYLOAD ((UINT64_C(1) << GENERATION_SHIFT) - 1)
+#define GENERATION(w) ((unsigned)((w) >> GENERATION_SHIFT))
+#define SET_OF(w) ((uint32_t)(w))
+
+/* Of a block with more than four holders. */
+typedef struct {
+    uint64_t word; /* which one names this set, counted from the first; + 1; 0: the set is free */
+    uint64_t places[PLACES / 64];
+} holder_set;
+
+typedef struct {
+    uint64_t magic, base, control_size;
+    uint32_t max_units, version;
+    uint32_t lock, reap_lock, growth_lock;
+    uint32_t sets_used, free_set; /* sets from the first to sets_used were ever used; a list of those that are free */
+    run_state runs;
+    stead_roster roster;
+} heap_shared;
+
+struct stead_heap {
+    stead_arena side; /* this process's: its lanes, its spans; the runs are everybody's */
+    heap_shared *shared;
+    unsigned place;
+    uint64_t *words[2]; /* like links: 16 for each unit, and 256 */
+    uint32_t *held[2];  /* private: how often this process holds the block */
+    holder_set *sets;
+    uint64_t *unit_sets;
+    uint64_t control_size;
+    stead_lock stripes[STRIPES];
+};
+
+/* ---- sets of units: of each place, where it ever held a block, and its spans in which others freed one; of each class,
+ * spans that nobody owns ---- */
+
+static inline unit_set set_number(const stead_heap *h, unsigned number)
+{
+    return unit_set_at(h->unit_sets + number * unit_set_words(h->side.max_units), h->side.max_units);
+}
+
+static inline unit_set ever_of(const stead_heap *h, unsigned place) { return set_number(h, place); }
+static inline unit_set dropped_of(const stead_heap *h, unsigned place) { return set_number(h, PLACES + place); }
+static inline unit_set abandoned_of(const stead_heap *h, unsigned c) { return set_number(h, 2 * PLACES + c); }
+#define UNIT_SETS (2 * PLACES + STEAD_CLASSES)
+
+/* ---- words ---- */
+
+/* Where a block's word is: c is STEAD_CLASSES for a large block. */
+static inline uint64_t word_place(uint32_t head, unsigned c, uint32_t i)
+{
+    return c >= 11 ? (uint64_t)head * 16 + i : (uint64_t)head * 256 + i;
+}
+
+static inline uint64_t *word_of_block(const stead_heap *h, uint32_t head, unsigned c, uint32_t i)
+{
+    return h->words[c < 11] + word_place(head, c, i);
+}
+
+static inline uint32_t *held_of_block(const stead_heap *h, uint32_t head, unsigned c, uint32_t i)
+{
+    return h->held[c < 11] + word_place(head, c, i);
+}
+
+static inline uint64_t word_load(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
+
+static inline uint32_t blocks_in(uint64_t e) { return length_of(e) * STEAD_UNIT / class_size(class_of(e)); }
+
+static inline int committed(const stead_heap *h, uint32_t unit)
+{
+    return unit < __atomic_load_n(&h->shared->runs.units, __ATOMIC_ACQUIRE);
+}
+
+/* ---- holders.c ---- */
+
+/* By the owner of the span, or under the heap's lock for a large block: the payload is zero, and then it is not. */
+void word_begin(uint64_t *word, unsigned place);
+enum { WORD_DEAD = 0, WORD_ADDED = 1, WORD_NO_SET = -1 };
+/* Under the heap's lock. generation: of the block that is meant, or -1. */
+int word_add(stead_heap *h, uint64_t *word, unsigned place, int generation);
+/* Without the heap's lock. Whether the payload is zero now, and perhaps nobody knows that yet. */
+int word_remove(stead_heap *h, uint64_t *word, unsigned place);
+unsigned word_holders(stead_heap *h, const uint64_t *word, uint64_t places[PLACES / 64]);
+void sets_rebuild(stead_heap *h); /* under the heap's lock */
+
+/* ---- heap.c ---- */
+
+void heap_place_tables(stead_heap *h, heap_shared *shared, uint32_t max_units);
+void heap_enter(stead_heap *h);
+void heap_leave(stead_heap *h);
+stead_heap *heap_of(stead_arena *a);
+/* In the span at `head`, a block's payload has become zero, and it is not this process's span. */
+void heap_dropped(stead_heap *h, uint32_t head);
+void heap_free_large(stead_heap *h, uint32_t head);
+
+/* ---- repair.c ---- */
+
+void heap_rebuild(stead_heap *h); /* under the heap's lock */
+void heap_reap_place(stead_heap *h, unsigned place); /* under the reap lock; only its own process or a dead one's */
+
+#endif
