@@ -34,7 +34,7 @@ static int plain_request(PyObject *const *args, Py_ssize_t n, PyObject *names, u
     return 0;
 }
 
-static PyObject *call_method(PyObject *self, const char *name, PyObject *const *args, Py_ssize_t n, PyObject *names)
+PyObject *call_method(PyObject *self, const char *name, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
     Py_ssize_t named = names ? PyTuple_Size(names) : 0;
     PyObject *result = NULL, *call = PyObject_GetAttrString(self, name);
@@ -354,6 +354,21 @@ static PyObject *class_statistics(const stead_class_statistics *s, uint64_t size
                          (unsigned long long)s->capacity, (unsigned long long)s->spans, (unsigned long long)s->bytes);
 }
 
+PyObject *statistics_tuple(const stead_statistics *s)
+{
+    PyObject *classes = PyTuple_New(STEAD_CLASSES + 1);
+    for (uint32_t c = 0; classes && c <= STEAD_CLASSES; c++) {
+        PyObject *one = c < STEAD_CLASSES ? class_statistics(&s->small[c], stead_class_size(c)) : class_statistics(&s->large, 0);
+        if (!one || PyTuple_SetItem(classes, c, one))
+            Py_CLEAR(classes);
+    }
+    if (!classes)
+        return NULL;
+    return Py_BuildValue("KKKKKKKKN", (unsigned long long)s->size, (unsigned long long)s->committed, (unsigned long long)s->used,
+                         (unsigned long long)s->blocks, (unsigned long long)s->largest_run, (unsigned long long)s->runs,
+                         (unsigned long long)s->high_water, (unsigned long long)s->dirty, classes);
+}
+
 static PyObject *arena_statistics(PyObject *object, PyObject *none)
 {
     (void)none;
@@ -361,17 +376,7 @@ static PyObject *arena_statistics(PyObject *object, PyObject *none)
     if (!alive((Arena *)object))
         return NULL;
     stead_arena_statistics(((Arena *)object)->arena, &s);
-    PyObject *classes = PyTuple_New(STEAD_CLASSES + 1);
-    for (uint32_t c = 0; classes && c <= STEAD_CLASSES; c++) {
-        PyObject *one = c < STEAD_CLASSES ? class_statistics(&s.small[c], stead_class_size(c)) : class_statistics(&s.large, 0);
-        if (!one || PyTuple_SetItem(classes, c, one))
-            Py_CLEAR(classes);
-    }
-    if (!classes)
-        return NULL;
-    return Py_BuildValue("KKKKKKKKN", (unsigned long long)s.size, (unsigned long long)s.committed, (unsigned long long)s.used,
-                         (unsigned long long)s.blocks, (unsigned long long)s.largest_run, (unsigned long long)s.runs,
-                         (unsigned long long)s.high_water, (unsigned long long)s.dirty, classes);
+    return statistics_tuple(&s);
 }
 
 static PyObject *arena_check(PyObject *object, PyObject *none)
@@ -428,8 +433,6 @@ static void arena_dealloc(PyObject *object)
     release(object);
     Py_DECREF(type);
 }
-
-#define CALL(F) ((PyCFunction)(void (*)(void))(F))
 
 static PyObject *arena_tables(PyObject *type, PyObject *units)
 {

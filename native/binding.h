@@ -53,7 +53,15 @@ extern char __libc_single_threaded __attribute__((weak));
         Py_END_ALLOW_THREADS                                        \
     }
 
+/* self.name(*args, **names), for a METH_FASTCALL | METH_KEYWORDS method that cannot do it by itself. */
+PyObject *call_method(PyObject *self, const char *name, PyObject *const *args, Py_ssize_t n, PyObject *names);
+
+#define CALL(F) ((PyCFunction)(void (*)(void))(F))
+
 /* objects.c */
 extern PyType_Spec stead_hold_spec, stead_exporter_spec, stead_finalizer_spec;
+
+/* heap_type.c */
+extern PyType_Spec stead_heap_spec;
 
 #endif

@@ -10,7 +10,7 @@
 
 #define ALIGNED(bytes) (((bytes) + UINT64_C(0xffff)) & ~UINT64_C(0xffff)) /* no page is larger */
 
-enum { ENT, LINKS, ZEROS, WORDS, SMALL_WORDS, SETS, UNITS_SETS, CONTROL_TABLES };
+enum { ENT, LINKS, ZEROS, WORDS, SMALL_WORDS, SETS, UNITS_SETS, TRANSIT_SET, TRANSIT, OBJECT, COUNTS, CONTROL_TABLES };
 
 static void control_tables(uint32_t max_units, uint64_t at[CONTROL_TABLES + 1])
 {
@@ -22,6 +22,10 @@ static void control_tables(uint32_t max_units, uint64_t at[CONTROL_TABLES + 1])
         [SMALL_WORDS] = max_units * (UINT64_C(256) * 8),
         [SETS] = HOLDER_SETS * (uint64_t)sizeof(holder_set),
         [UNITS_SETS] = UNIT_SETS * unit_set_words(max_units) * 8,
+        [TRANSIT_SET] = unit_set_words(TRANSITS) * 8,
+        [TRANSIT] = TRANSITS * (uint64_t)sizeof(transit),
+        [OBJECT] = OBJECTS * (uint64_t)sizeof(heap_object),
+        [COUNTS] = OBJECTS * (uint64_t)PLACES * 2,
     };
     at[0] = ALIGNED(sizeof(heap_shared));
     for (int i = 0; i < CONTROL_TABLES; i++)
@@ -65,6 +69,10 @@ void heap_place_tables(stead_heap *h, heap_shared *shared, uint32_t max_units)
     h->words[1] = (void *)(control + at[SMALL_WORDS]);
     h->sets = (void *)(control + at[SETS]);
     h->unit_sets = (void *)(control + at[UNITS_SETS]);
+    h->transit_set = (void *)(control + at[TRANSIT_SET]);
+    h->transits = (void *)(control + at[TRANSIT]);
+    h->objects = (void *)(control + at[OBJECT]);
+    h->counts = (void *)(control + at[COUNTS]);
     h->held[0] = (void *)(memory + mine[HELD_COUNTS]);
     h->held[1] = (void *)(memory + mine[SMALL_HELD_COUNTS]);
     stead_arena *a = &h->side;
@@ -77,7 +85,7 @@ void heap_place_tables(stead_heap *h, heap_shared *shared, uint32_t max_units)
     a->links[1] = (void *)(memory + mine[SMALL_FREE_LINKS]);
 }
 
-void stead_heap_format(void *control, uint64_t base, uint32_t max_units)
+void stead_heap_format(void *control, uint64_t base, uint32_t max_units, const uint8_t id[16], uint64_t patience)
 {
     heap_shared *shared = control;
     stead_arena a = {.state = &shared->runs};
@@ -86,6 +94,8 @@ void stead_heap_format(void *control, uint64_t base, uint32_t max_units)
     shared->max_units = max_units;
     shared->version = VERSION;
     shared->free_set = NONE;
+    shared->patience = patience;
+    memcpy(shared->id, id, sizeof shared->id);
     __atomic_store_n(&shared->magic, MAGIC, __ATOMIC_RELEASE);
 }
 
@@ -99,6 +109,7 @@ int stead_heap_attach(void *control, void *private_memory, uint64_t identity, st
         return STEAD_BROKEN;
     heap_place_tables(h, shared, max_units);
     arena_begin(&h->side, shared->base, max_units);
+    h->identity = identity;
     h->place = roster_join(&shared->roster, identity);
     h->side.place = h->place;
     *heap = h;
@@ -106,6 +117,14 @@ int stead_heap_attach(void *control, void *private_memory, uint64_t identity, st
 }
 
 unsigned stead_heap_place(const stead_heap *h) { return h->place; }
+const uint8_t *stead_heap_id(const void *control) { return ((const heap_shared *)control)->id; }
+uint64_t stead_heap_identity(const stead_heap *h, unsigned place)
+{
+    return place < PLACES ? __atomic_load_n(&h->shared->roster.identity[place], __ATOMIC_ACQUIRE) : 0;
+}
+uint32_t stead_heap_max_units(const stead_heap *h) { return h->side.max_units; }
+uint64_t stead_heap_base(const stead_heap *h) { return h->side.base; }
+uint64_t stead_heap_dirty(const stead_heap *h) { return stead_arena_dirty(&h->side); }
 uint32_t stead_heap_units(const stead_heap *h) { return stead_arena_units(&h->side); }
 void stead_heap_extend(stead_heap *h, uint32_t units, int zero) { stead_arena_extend(&h->side, units, zero); }
 
@@ -235,12 +254,20 @@ int heap_refill(stead_arena *a, unsigned l, unsigned c)
 
 /* ---- large blocks ---- */
 
+void heap_freed(stead_heap *h, uint32_t head)
+{
+    uint64_t e = h->side.ent[head];
+    if (kind_of(e) != LARGE)
+        heap_dropped(h, head);
+    else if (!(word_load(word_of_block(h, head, STEAD_CLASSES, 0)) & PAYLOAD))
+        runs_give(&h->side, head, length_of(e));
+}
+
 void heap_free_large(stead_heap *h, uint32_t head)
 {
     heap_enter(h);
-    uint64_t e = h->side.ent[head];
-    if (kind_of(e) == LARGE && !(word_load(word_of_block(h, head, STEAD_CLASSES, 0)) & PAYLOAD))
-        runs_give(&h->side, head, length_of(e));
+    if (kind_of(h->side.ent[head]) == LARGE)
+        heap_freed(h, head);
     heap_leave(h);
 }
 
@@ -273,12 +300,7 @@ static int take_large(stead_heap *h, uint64_t size, uint64_t alignment, int flag
 
 /* ---- from an address to its block ---- */
 
-typedef struct {
-    uint64_t e;
-    uint32_t head, i;
-    unsigned c; /* STEAD_CLASSES: large */
-    uint64_t start, usable;
-} spot;
+typedef heap_spot spot;
 
 static int inside_large(stead_heap *h, uint32_t unit, spot *s)
 {
@@ -289,8 +311,7 @@ static int inside_large(stead_heap *h, uint32_t unit, spot *s)
     return kind_of(s->e) == LARGE && unit - s->head < length_of(s->e) ? STEAD_INTERIOR : STEAD_NOT_LIVE;
 }
 
-/* DONE: a block may begin there. */
-static int locate(stead_heap *h, uint64_t address, spot *s)
+int heap_locate(stead_heap *h, uint64_t address, spot *s)
 {
     const stead_arena *a = &h->side;
     uint64_t offset = address - a->base;
@@ -328,7 +349,7 @@ static void describe(const spot *s, uint64_t w, stead_shared_block *block)
 int stead_heap_find(stead_heap *h, uint64_t address, stead_shared_block *block)
 {
     spot s;
-    int got = locate(h, address, &s);
+    int got = heap_locate(h, address, &s);
     if (got != STEAD_DONE && got != STEAD_INTERIOR)
         return got;
     uint64_t w = word_load(word_of_block(h, s.head, s.c, s.i));
@@ -339,13 +360,13 @@ int stead_heap_find(stead_heap *h, uint64_t address, stead_shared_block *block)
 uint32_t stead_heap_held(stead_heap *h, uint64_t address)
 {
     spot s;
-    return locate(h, address, &s) == STEAD_DONE ? __atomic_load_n(held_of_block(h, s.head, s.c, s.i), __ATOMIC_RELAXED) : 0;
+    return heap_locate(h, address, &s) == STEAD_DONE ? __atomic_load_n(held_of_block(h, s.head, s.c, s.i), __ATOMIC_RELAXED) : 0;
 }
 
 unsigned stead_heap_holders(stead_heap *h, uint64_t address, uint64_t places[16])
 {
     spot s;
-    if (locate(h, address, &s) == STEAD_DONE)
+    if (heap_locate(h, address, &s) == STEAD_DONE)
         return word_holders(h, word_of_block(h, s.head, s.c, s.i), places);
     memset(places, 0, PLACES / 8);
     return 0;
@@ -385,7 +406,7 @@ static int same_run(uint64_t one, uint64_t other)
 int stead_heap_lease(stead_heap *h, uint64_t address, int generation, stead_shared_block *block)
 {
     spot s;
-    int got = locate(h, address, &s);
+    int got = heap_locate(h, address, &s);
     if (got)
         return got;
     uint64_t *word = word_of_block(h, s.head, s.c, s.i);
@@ -412,6 +433,20 @@ int stead_heap_lease(stead_heap *h, uint64_t address, int generation, stead_shar
     return got;
 }
 
+int heap_hold(stead_heap *h, uint64_t address, spot *s)
+{
+    int got = heap_locate(h, address, s);
+    if (got)
+        return got;
+    stead_acquire(stripe_of(h, s->head));
+    if (__atomic_load_n(held_of_block(h, s->head, s->c, s->i), __ATOMIC_RELAXED))
+        return STEAD_DONE;
+    heap_let(h, s);
+    return STEAD_NOT_LIVE;
+}
+
+void heap_let(stead_heap *h, const spot *s) { stead_unlock(stripe_of(h, s->head)); }
+
 /* This process's last hold. */
 static void let_go(stead_heap *h, const spot *s)
 {
@@ -436,7 +471,7 @@ static void let_go(stead_heap *h, const spot *s)
 int stead_heap_release(stead_heap *h, uint64_t address)
 {
     spot s;
-    int got = locate(h, address, &s);
+    int got = heap_locate(h, address, &s);
     if (got)
         return got;
     uint32_t *held = held_of_block(h, s.head, s.c, s.i);

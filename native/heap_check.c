@@ -113,16 +113,6 @@ static const char *check_sets(const stead_heap *h)
     return NULL;
 }
 
-const char *stead_heap_check(stead_heap *h, uint32_t *unit)
-{
-    *unit = 0;
-    MUST(h->shared->max_units == h->side.max_units && h->shared->base == h->side.base, "the heap's header was changed");
-    heap_enter(h);
-    const char *wrong = check_sets(h);
-    heap_leave(h);
-    return wrong ? wrong : stead_arena_check(&h->side, unit);
-}
-
 /* ---- walking ---- */
 
 static void visit_run(stead_heap *h, uint32_t head, uint64_t e, void (*visit)(void *, const stead_shared_block *), void *context)
@@ -138,14 +128,86 @@ static void visit_run(stead_heap *h, uint32_t head, uint64_t e, void (*visit)(vo
     }
 }
 
-void stead_heap_each(stead_heap *h, void (*visit)(void *, const stead_shared_block *), void *context)
+/* Under the heap's lock. */
+static void walk(stead_heap *h, void (*visit)(void *, const stead_shared_block *), void *context)
 {
     const stead_arena *a = &h->side;
-    heap_enter(h);
     for (uint32_t head = 0; head < a->state->units && length_of(a->ent[head]); head += length_of(a->ent[head]))
         if (kind_of(a->ent[head]) == SPAN || kind_of(a->ent[head]) == LARGE)
             visit_run(h, head, a->ent[head], visit, context);
+}
+
+void stead_heap_each(stead_heap *h, void (*visit)(void *, const stead_shared_block *), void *context)
+{
+    heap_enter(h);
+    walk(h, visit, context);
     heap_leave(h);
+}
+
+/* ---- references from inside: each is one of a block's, and each of a block's is one ---- */
+
+const char *heap_check_reference(stead_heap *h, uint64_t address, unsigned generation)
+{
+    heap_spot s;
+    uint64_t w = heap_locate(h, address, &s) ? 0 : word_load(word_of_block(h, s.head, s.c, s.i));
+    MUST(CUSTODY_OF(w), "a block that is referred to from inside does not know of it");
+    MUST(GENERATION(w) == generation, "a block that is referred to from inside is another one");
+    return NULL;
+}
+
+static const char *check_object(stead_heap *h, const heap_object *o, uint64_t *references)
+{
+    const char *wrong = NULL;
+    MUST(o->kind >= STEAD_LOCK && o->kind <= STEAD_CHANNEL, "an object is of no kind");
+    if (o->kind != STEAD_CHANNEL)
+        return NULL;
+    MUST(channel_fits(h, o), "a channel does not fit into its block");
+    for (uint64_t i = o->head; i != o->tail && !wrong; i++)
+        wrong = channel_check(h, o, i, references);
+    ++*references;
+    return wrong ? wrong : heap_check_reference(h, o->address, o->generation);
+}
+
+struct sum {
+    stead_heap *heap;
+    uint64_t custody;
+};
+
+static void count_references(void *context, const stead_shared_block *block)
+{
+    heap_spot s;
+    struct sum *sum = context;
+    if (!heap_locate(sum->heap, block->address, &s))
+        sum->custody += CUSTODY_OF(word_load(word_of_block(sum->heap, s.head, s.c, s.i)));
+}
+
+static const char *check_inside(stead_heap *h)
+{
+    uint64_t references = 0;
+    struct sum sum = {h, 0};
+    for (uint32_t i = 0; i < h->shared->objects_used && i < OBJECTS; i++) {
+        const char *wrong = h->objects[i].address ? check_object(h, &h->objects[i], &references) : NULL;
+        if (wrong)
+            return wrong;
+    }
+    unit_set used = transit_numbers(h);
+    for (uint32_t i = unit_set_next(used, 0, 0); i < TRANSITS; i = unit_set_next(used, i + 1, 0))
+        references += h->transits[i].word != 0;
+    walk(h, count_references, &sum);
+    MUST(references == sum.custody, "references from inside are not as many as the blocks know of");
+    return NULL;
+}
+
+const char *stead_heap_check(stead_heap *h, uint32_t *unit)
+{
+    *unit = 0;
+    MUST(h->shared->max_units == h->side.max_units && h->shared->base == h->side.base, "the heap's header was changed");
+    heap_enter(h);
+    const char *wrong = check_sets(h);
+    if (!wrong)
+        wrong = check_inside(h);
+    heap_leave(h);
+    return wrong ? wrong : stead_arena_check(&h->side, unit);
 }
 
 static void count(void *context, const stead_shared_block *block)

@@ -10,6 +10,7 @@
 
 #include "arena_type.h"
 #include "binding.h"
+#include "heap_type.h"
 #include "hooks.h"
 #include "mapping.h"
 
@@ -195,7 +196,8 @@ static int module_exec(PyObject *module)
     state->lost = PyLong_FromLong(-EEXIST);
     if (!state->lost)
         return -1;
-    PyType_Spec *types[] = {&stead_hold_spec, &stead_exporter_spec, &stead_finalizer_spec, &stead_arena_spec, &stead_block_spec};
+    PyType_Spec *types[] = {&stead_hold_spec, &stead_exporter_spec, &stead_finalizer_spec, &stead_arena_spec, &stead_block_spec,
+                           &stead_heap_spec};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, types[i], NULL);
         int failed = !type || PyModule_AddType(module, (PyTypeObject *)type);
@@ -217,6 +219,11 @@ static int module_exec(PyObject *module)
         {"QUERY_EXECUTABLE", STEAD_QUERY_EXECUTABLE}, {"QUERY_SHARED", STEAD_QUERY_SHARED},
         {"ARENA_DONE", STEAD_DONE}, {"ARENA_NO_SPACE", STEAD_NO_SPACE}, {"ARENA_FOREIGN", STEAD_FOREIGN},
         {"ARENA_INTERIOR", STEAD_INTERIOR}, {"ARENA_NOT_LIVE", STEAD_NOT_LIVE}, {"ARENA_HELD", STEAD_HELD},
+        {"HEAP_DONE", STEAD_DONE}, {"HEAP_NO_SPACE", STEAD_NO_SPACE}, {"HEAP_FOREIGN", STEAD_FOREIGN},
+        {"HEAP_INTERIOR", STEAD_INTERIOR}, {"HEAP_NOT_LIVE", STEAD_NOT_LIVE}, {"HEAP_TIMEOUT", STEAD_TIMEOUT},
+        {"HEAP_FULL", STEAD_FULL}, {"HEAP_BROKEN", STEAD_BROKEN}, {"HEAP_CLOSED", STEAD_CLOSED},
+        {"HEAP_NOT_OWNER", STEAD_NOT_OWNER}, {"HEAP_BARRIER_BROKEN", STEAD_BARRIER_BROKEN},
+        {"HEAP_TOO_LONG", STEAD_TOO_LONG}, {"HEAP_OWNER_DIED", STEAD_OWNER_DIED},
         {"ARENA_DISOWNED", STEAD_DISOWNED}, {"ARENA_UNIT", STEAD_UNIT}, {"ARENA_MAX_UNITS", STEAD_MAX_UNITS},
     };
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)

@@ -59,6 +59,7 @@ void heap_rebuild(stead_heap *h)
 {
     stead_arena *a = &h->side;
     uint64_t e;
+    redo_finish(h);
     for (uint32_t head = 0; head < a->state->units; head += length_of(e)) {
         e = a->ent[head];
         if (!is_run(a, head, e))
@@ -161,6 +162,7 @@ void heap_reap_place(stead_heap *h, unsigned place)
     (void)unit_set_next(ever, 0, 1); /* and nothing left of its summary */
     for (uint32_t unit = unit_set_next(dropped, 0, 1); unit != NO_UNIT; unit = unit_set_next(dropped, unit + 1, 1))
         unit_set_drop(dropped, unit);
+    objects_forget(h, place);
 }
 
 unsigned stead_heap_reap(stead_heap *h)

@@ -47,6 +47,11 @@ unsigned robust_owner(const uint32_t *word)
     return __atomic_load_n(word, __ATOMIC_RELAXED) & 1023;
 }
 
+int robust_mine(const stead_roster *roster, unsigned me, const uint32_t *word)
+{
+    return (__atomic_load_n(word, __ATOMIC_RELAXED) & ~WAITERS) == named(roster, me);
+}
+
 static int dead(const stead_roster *roster, uint32_t word)
 {
     unsigned place = word & 1023;
@@ -80,12 +85,13 @@ static int acquire_slowly(stead_roster *roster, uint32_t mine, uint32_t *word, i
             continue;
         seen |= WAITERS;
         int64_t left = deadline - now();
-        if (left <= 0)
-            return ROBUST_TIMEOUT;
         struct timespec slice = {0, left < 5000000 ? (long)left : 5000000};
-        if (syscall(SYS_futex, word, FUTEX_WAIT, seen, &slice, NULL, 0) && errno == ETIMEDOUT && dead(roster, seen) &&
+        if ((left <= 0 || (syscall(SYS_futex, word, FUTEX_WAIT, seen, &slice, NULL, 0) && errno == ETIMEDOUT)) &&
+            dead(roster, seen) &&
             __atomic_compare_exchange_n(word, &seen, mine | WAITERS, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
             return ROBUST_OWNER_DIED;
+        if (left <= 0)
+            return ROBUST_TIMEOUT;
     }
 }
 

@@ -33,6 +33,7 @@ enum {
 /* patience: nanoseconds; negative: for ever. */
 int robust_acquire(stead_roster *roster, unsigned me, uint32_t *word, int64_t patience);
 void robust_release(uint32_t *word);
+int robust_mine(const stead_roster *roster, unsigned me, const uint32_t *word);
 unsigned robust_owner(const uint32_t *word); /* a place, or 0 */
 
 #endif

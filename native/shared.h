@@ -12,7 +12,11 @@
  * place is cleared only when it is in no word, and no span and no lock names it. D: a word that has OVERFLOW changes
  * only under the heap's lock.
  *
- * Locks, in this order: reap, growth, stripe, lane, heap.
+ * A block may be referred to from inside the heap, too: by a message in a channel, and by one that is on its way between
+ * processes (a transit). Each such reference is one in the word's count, and there is no moment at which only one of the
+ * two stands: what changes several words at once, under the heap's lock, is written down first (redo).
+ *
+ * Locks, in this order: reap, growth, object, stripe, lane, heap.
  */
 #ifndef STEAD_SHARED_H
 #define STEAD_SHARED_H
@@ -28,10 +32,13 @@
 #define IDS ((UINT64_C(1) << 40) - 1)
 #define OVERFLOW (UINT64_C(1) << 40)
 #define CUSTODY (UINT64_C(0xff) << 41)
+#define CUSTODY_SHIFT 41
+#define MOST_CUSTODY 255u
 #define GENERATION_SHIFT 49
 #define PAYLOAD ((UINT64_C(1) << GENERATION_SHIFT) - 1)
 #define GENERATION(w) ((unsigned)((w) >> GENERATION_SHIFT))
 #define SET_OF(w) ((uint32_t)(w))
+#define CUSTODY_OF(w) ((unsigned)((w) >> CUSTODY_SHIFT & MOST_CUSTODY))
 
 /* Of a block with more than four holders. */
 typedef struct {
@@ -39,25 +46,82 @@ typedef struct {
     uint64_t places[PLACES / 64];
 } holder_set;
 
+/* Where processes sleep until something has changed. */
+typedef struct {
+    uint32_t sequence, sleepers;
+} waiting_room;
+
+/* A block that was sent by pickle and has not arrived as often as that. */
+typedef struct {
+    uint64_t word;     /* its word, counted from the first; + 1; 0: none */
+    uint64_t stamp;    /* generation 32-63, how often 0-31 */
+    uint64_t deadline; /* CLOCK_MONOTONIC, ns: then it is given up */
+    uint64_t unused;
+} transit;
+
+#define TRANSITS 0x10000u
+
+typedef struct {
+    uint64_t number; /* of the word, counted from the first of the control memory */
+    uint64_t mask, value;
+} redo_entry;
+
+#define REDO 6u
+
 typedef struct {
     uint64_t magic, base, control_size;
+    uint8_t id[16]; /* whoever has a handle compares it */
     uint32_t max_units, version;
+    uint64_t patience; /* ns that a transit lasts */
     uint32_t lock, reap_lock, growth_lock;
     uint32_t sets_used, free_set; /* sets from the first to sets_used were ever used; a list of those that are free */
+    uint32_t objects_used;
+    uint64_t redo_count; /* so many are to be done; 0: none */
+    redo_entry redo[REDO];
     run_state runs;
     stead_roster roster;
 } heap_shared;
+
+/* What lives in the heap besides blocks: bound to a block, and ended when nobody holds that. */
+typedef struct {
+    uint64_t address;  /* of the block; 0: free */
+    uint32_t kind, generation;
+    uint32_t lock;     /* robust: guards the rest; of a LOCK it is all there is */
+    uint32_t broken;   /* a barrier: why; a channel: closed */
+    uint32_t a, b;     /* permits · parties · cells, bytes of a message */
+    waiting_room arrivals, departures;
+    uint64_t head __attribute__((aligned(64))); /* of a channel, the next to be received; of a barrier, the phase */
+    uint64_t tail __attribute__((aligned(64))); /* the next to be sent; phases that were completed */
+} __attribute__((aligned(128))) heap_object;
+
+#define OBJECTS 4096u
+
+typedef struct {
+    unsigned place;
+    int64_t since;
+} promise;
+
+#define PROMISES 64u
 
 struct stead_heap {
     stead_arena side; /* this process's: its lanes, its spans; the runs are everybody's */
     heap_shared *shared;
     unsigned place;
+    uint64_t identity;
     uint64_t *words[2]; /* like links: 16 for each unit, and 256 */
     uint32_t *held[2];  /* private: how often this process holds the block */
     holder_set *sets;
-    uint64_t *unit_sets;
+    uint64_t *unit_sets, *transit_set;
+    transit *transits;
+    heap_object *objects;
+    uint16_t *counts; /* of each object that counts by process: one for each place */
     uint64_t control_size;
     stead_lock stripes[STRIPES];
+    redo_entry filled[REDO];
+    unsigned filled_count;
+    unsigned child; /* the place of the child of a fork that is under way */
+    promise promised[PROMISES]; /* places of children that have perhaps not taken them over yet */
+    unsigned promises;
 };
 
 /* ---- sets of units: of each place, where it ever held a block, and its spans in which others freed one; of each class,
@@ -93,12 +157,22 @@ static inline uint32_t *held_of_block(const stead_heap *h, uint32_t head, unsign
 
 static inline uint64_t word_load(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
 
+static inline unit_set transit_numbers(const stead_heap *h) { return unit_set_at(h->transit_set, TRANSITS); }
+
 static inline uint32_t blocks_in(uint64_t e) { return length_of(e) * STEAD_UNIT / class_size(class_of(e)); }
 
 static inline int committed(const stead_heap *h, uint32_t unit)
 {
     return unit < __atomic_load_n(&h->shared->runs.units, __ATOMIC_ACQUIRE);
 }
+
+/* Where a block is, from its address. */
+typedef struct {
+    uint64_t e;
+    uint32_t head, i;
+    unsigned c; /* STEAD_CLASSES: large */
+    uint64_t start, usable;
+} heap_spot;
 
 /* ---- holders.c ---- */
 
@@ -121,6 +195,46 @@ stead_heap *heap_of(stead_arena *a);
 /* In the span at `head`, a block's payload has become zero, and it is not this process's span. */
 void heap_dropped(stead_heap *h, uint32_t head);
 void heap_free_large(stead_heap *h, uint32_t head);
+
+/* Under the heap's lock: a block's payload has become zero. */
+void heap_freed(stead_heap *h, uint32_t head);
+int heap_locate(stead_heap *h, uint64_t address, heap_spot *s); /* DONE: a block may begin there */
+int heap_hold(stead_heap *h, uint64_t address, heap_spot *s); /* DONE: this process holds it, and its stripe is locked */
+void heap_let(stead_heap *h, const heap_spot *s);             /* unlocks the stripe */
+
+/* ---- inside.c ---- */
+
+/* Under the heap's lock: several words at once. */
+void redo_add(stead_heap *h, uint64_t *word, uint64_t mask, uint64_t value);
+void redo_commit(stead_heap *h);
+void redo_finish(stead_heap *h); /* what a dead process had begun */
+/* Adds the change of a block's references by one to what redo_commit does. 0: there are too many, or none. */
+int custody_add(stead_heap *h, uint64_t *word, int more);
+/* After the commit that took one away. */
+void custody_dropped(stead_heap *h, uint32_t head, const uint64_t *word);
+
+/* ---- object_table.c, sync.c, channel.c ---- */
+
+/* The object, or NULL: it is of another kind, or its block is not the one that it was made for. */
+heap_object *object_of(stead_heap *h, uint32_t index, unsigned kind);
+uint16_t *object_counts(const stead_heap *h, const heap_object *o);
+int object_lock(stead_heap *h, heap_object *o, int64_t deadline); /* DONE, OWNER_DIED: taken; TIMEOUT */
+void object_unlock(heap_object *o);
+int64_t deadline_after(int64_t patience);
+/* Who has seen that there is nothing to be had says so (room_enter), looks again, and sleeps: until somebody rings, for at
+ * most so long, and never longer than a slice, since who should ring may be dead. TIMEOUT: the deadline has passed. */
+uint32_t room_enter(waiting_room *room);
+int room_sleep(waiting_room *room, uint32_t ticket, int64_t deadline);
+void room_ring(waiting_room *room);
+void barrier_lost(stead_heap *h, heap_object *o, uint16_t count); /* one who waited was killed */
+int channel_fits(const stead_heap *h, const heap_object *o);
+const char *channel_check(stead_heap *h, const heap_object *o, uint64_t number, uint64_t *references);
+void channel_drain(stead_heap *h, heap_object *o); /* under the heap's lock: nobody receives any more */
+void objects_forget(stead_heap *h, unsigned place); /* what a dead process counted in objects; under the reap lock */
+
+/* ---- heap_check.c ---- */
+
+const char *heap_check_reference(stead_heap *h, uint64_t address, unsigned generation);
 
 /* ---- repair.c ---- */
 

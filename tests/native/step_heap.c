@@ -409,7 +409,7 @@ static void meet_victim(const char *control)
 
 static void set_up(char *control)
 {
-    stead_heap_format(control, BASE, MAX_UNITS);
+    stead_heap_format(control, BASE, MAX_UNITS, (const uint8_t *)"0123456789abcdef", UINT64_C(1) << 60);
     survivor.heap = join(control, SURVIVOR);
     find_parts(survivor.heap);
     stead_heap_extend(survivor.heap, FIRST_UNITS, 1);

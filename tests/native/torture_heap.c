@@ -227,7 +227,7 @@ int main(int count, char **arguments)
     control = map(stead_heap_control_size(MAX_UNITS), MAP_SHARED);
     data = map(MAX_UNITS * (uint64_t)STEAD_UNIT, MAP_SHARED);
     met = map(sizeof *met, MAP_SHARED);
-    stead_heap_format(control, (uint64_t)data, MAX_UNITS);
+    stead_heap_format(control, (uint64_t)data, MAX_UNITS, (const uint8_t *)"0123456789abcdef", UINT64_C(1) << 60);
     worker me = {.random = seed * 7 + 3};
     if (stead_heap_attach(control, map(stead_heap_private_size(MAX_UNITS), MAP_PRIVATE), roster_myself(), &me.heap))
         return 3;

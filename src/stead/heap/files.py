@@ -129,7 +129,7 @@ def create(size: int, name: str | None, transit: int) -> HeapMemory:
         undo.callback(os.close, data_fd)
         os.pwrite(control_fd, _HEADER.pack(_MAGIC, identity, data.address, size, tables), tables)
         made = _mapped(identity, "rw", control_fd, data_fd, data, tables)
-        _native.Heap._format(made.control.address, data.address, units, transit)
+        _native.Heap._format(made.control.address, data.address, units, transit, identity)
         undo.pop_all()
         return made
 

@@ -9,24 +9,22 @@ holds what it inherits."""
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+import sys
 from typing import TYPE_CHECKING, SupportsIndex
 
 from stead import _native
 from stead.arena.statistics import SizeClass
-from stead.errors import Corrupted, LimitReached, NotLive, OutOfSpace, Released, Unsupported
+from stead.errors import Corrupted, LimitReached, NotLive, Released, Unsupported
 from stead.heap import files, registry
 from stead.heap.block import SharedBlock
 from stead.heap.files import UNIT
+from stead.heap.growth import GrowingHeap
 from stead.heap.handle import arrive_heap, handle_of, sent
 from stead.heap.objects import get, put
 from stead.heap.statistics import HeapStatistics, Holder, alive
-from stead.ranges import Range, align_up
-from stead.securing import PAGE
-from stead.sizes import format_size, parse_size
+from stead.sizes import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
     from typing import Any, Literal, Self
 
@@ -34,21 +32,12 @@ if TYPE_CHECKING:
 
     from stead.heap.arrays import HeapArray
     from stead.heap.files import HeapMemory
-    from stead.heap.handle import HeapHandle
+    from stead.heap.growth import GrowingHeap
+from stead.heap.handle import HeapHandle
     from stead.heap.objects import Ref
+    from stead.ranges import Range
 
-_LEAST_STEP = 4 << 20
-_LARGEST_STEP = 1 << 30
-_SMALL = 16384  # bytes; larger blocks are runs of pages
-
-# Memory goes back to the system by itself only in pieces that are worth a system call.
-_PIECE = 1 << 20
-
-# Each time around, somebody else took what was there: by then it is a storm, and no room.
-_ATTEMPTS = 100
-
-
-class SharedHeap(_native.Heap):
+class SharedHeap(GrowingHeap):
     """A heap that processes share: blocks, arrays and objects at the same addresses in all of them.
 
     It reaches another process by pickle, like everything that is in it: as an argument or a result of
@@ -66,13 +55,6 @@ class SharedHeap(_native.Heap):
     """
 
     __slots__ = ()
-
-    # The members are in C, and None until they are set.
-    _files: HeapMemory | None
-    _policy: tuple[int | None, int | None]  # step, keep
-    _handle: tuple[int, Any, bytes] | None
-    _extra: int | None  # dirty bytes at which memory goes back
-    _closed: bool | None
 
     def __init__(
         self,
@@ -101,13 +83,14 @@ class SharedHeap(_native.Heap):
         code = self._attach(memory.control.address, memory.private.address)
         if code:
             memory.release()
+            if code == _native.HEAP_NOT_OWNER:
+                raise Unsupported("a heap that processes share", "/proc, to see which of them live", "none")
             if code == _native.HEAP_FULL:
                 raise LimitReached("the heap has 1023 processes attached already", "processes of a heap")
             raise Corrupted("the tables of the heap cannot be those of one", address=memory.where.start)
         self.name, self._policy, self._files = name, policy, memory
         self._read_only = "w" not in memory.access
-        if policy[1] is not None:
-            self._extra = max(policy[1], _PIECE)
+        self._begin_trimming()
 
     # ---- what it is ----
 
@@ -232,7 +215,9 @@ class SharedHeap(_native.Heap):
         """Give back what dead processes held, and what was pickled and did not arrive in time: how many processes
         were dead, and how many transits ended. Done anyway before the heap grows, or has no space."""
         self._live()
-        return self._reap() + self._expire(False)
+        dead = self._reap()
+        self._collect_objects()
+        return dead + self._expire(False)
 
     def trim(self, keep: SupportsIndex | str = 0) -> int:
         """Give free memory that was touched back to the system, all but ``keep`` bytes: the bytes given back. The
@@ -275,7 +260,7 @@ class SharedHeap(_native.Heap):
         """Detach this process: what it held is given back, its addresses are let go. Idempotent. The heap lives on
         in the others. Raises BufferError where this process holds a block, and then everything is as it was.
 
-        ``force``: with live blocks. Their memory becomes inaccessible: touching it ends this process with SIGSEGV
+        ``force``: with live blocks (but not while another thread is inside a call, waiting). Their memory becomes inaccessible: touching it ends this process with SIGSEGV
         (``python -X faulthandler`` reports where), and never meets anybody else's data, since these addresses are not
         used again in this process.
         """
@@ -288,25 +273,26 @@ class SharedHeap(_native.Heap):
                     f"at {mine[0][0]:#x}; delete the blocks, the arrays, the objects that were got and the Refs, or "
                     "free their addresses"
                 )
-            registry.remove(self)
             self._end(inaccessible=force)
 
     def _end(self, *, inaccessible: bool) -> None:
+        """Under the lock. ``inaccessible``: also in a forked child for which there was no place, since nothing
+        protects the blocks that it inherited."""
         assert self._files
+        self._detach()  # refuses where other threads are inside
         self._closed = True
-        try:
-            self._detach()
-        except Released:
-            pass  # at exit, already
+        registry.remove(self)
         if inaccessible:
             self._files.retire()
         else:
             self._files.release()
 
-    def _lose(self) -> None:
-        """In a forked child for which there is no place left: nothing protects the blocks that it inherited."""
-        registry.remove(self)
-        self._end(inaccessible=True)
+    def __del__(self) -> None:
+        # Nothing of it is left here: every block, array and Ref keeps it. At the end of the process somebody else
+        # gives back what is held, and the system the rest.
+        if self._files is not None and not self._closed and not sys.is_finalizing():
+            with registry.lock:
+                self._end(inaccessible=False)
 
     def __enter__(self) -> Self:
         self._live()
@@ -323,6 +309,9 @@ class SharedHeap(_native.Heap):
 
     # ---- called by the core ----
 
+    def _refuse_released(self) -> None:
+        raise Released(f"{self!r} is not attached any more")
+
     def _allocate_slowly(self, size: SupportsIndex | str, alignment: SupportsIndex | str = 16) -> int:
         return self._obtain(*self._request(size, alignment))[0]
 
@@ -335,11 +324,6 @@ class SharedHeap(_native.Heap):
 
     # ---- inside ----
 
-    def _live(self) -> HeapMemory:
-        if self._files is None or self._closed:
-            raise Released(f"{self!r}")
-        return self._files
-
     def _request(self, size: SupportsIndex | str, alignment: SupportsIndex | str) -> tuple[int, int]:
         """The arguments of allocate and block, checked."""
         wanted, multiple = _bytes(size, "size", 1), _bytes(alignment, "alignment", 1)
@@ -351,28 +335,6 @@ class SharedHeap(_native.Heap):
         if self._read_only:
             raise Unsupported("a new block", "a heap that is attached for writing", f"{self!r}")
         return min(wanted, 1 << 62), multiple
-
-    def _refusal(self, code: int, address: int) -> Exception:
-        """Why the core refused something about the block at an address."""
-        if code == _native.HEAP_FULL:
-            return LimitReached(f"{self!r} can note no more holders of {address:#x}", "holders of a heap's blocks")
-        if code == _native.HEAP_BROKEN:
-            return Corrupted(f"the tables of {self!r} were damaged", address=address)
-        found, start, _, _ = self._find(address)
-        if found == _native.HEAP_FOREIGN:
-            why = "is no address of this heap"
-        elif found == _native.HEAP_INTERIOR:
-            why = f"is inside the live block at {start:#x}, not its address"
-        elif found == _native.HEAP_DONE and self._held(address):
-            why = "was handed out again since: that block is gone"
-        elif found == _native.HEAP_DONE:
-            pids = {place: pid for place, pid, _ in self._people()}
-            others = ", ".join(str(pids.get(place, "one that ended")) for place in self._holders(address))
-            why = f"is held by process {others}" if others else "is kept by the heap, on its way to another process"
-            why += ", and not by this one"
-        else:
-            why = "is of no live block: freed already, or never handed out"
-        return NotLive(f"{address:#x} {why}", address=address)
 
     def _depart(self, address: int) -> None:
         if code := self._send_off(address):
@@ -393,133 +355,6 @@ class SharedHeap(_native.Heap):
             self._release(address)
             raise NotLive(f"{address:#x} is a block of {got[1]} bytes, not of {size}", address=address)
         return address, size, generation
-
-    # ---- taking, growing ----
-
-    def _obtain(self, size: int, alignment: int) -> tuple[int, int, int, int, int]:
-        """A block, held once by this process: address, usable bytes, generation, which of them are zero."""
-        got = self._try(size, alignment)
-        if got is None and self._reap():
-            got = self._try(size, alignment)
-        refused: LimitReached | None = None
-        for _ in range(_ATTEMPTS):
-            if got is not None:
-                return got
-            try:
-                if not self._grow(size, alignment):
-                    break
-            except LimitReached as error:
-                refused = error
-                break
-            got = self._try(size, alignment)
-        if got is None:
-            self._expire(False)
-            self._reap()
-            self._reclaim()
-            got = self._try(size, alignment, last=True)
-        if got is not None:
-            return got
-        if refused is not None:
-            raise refused
-        largest = self._statistics()[4]
-        aligned = f" aligned to {format_size(alignment)}" if alignment > 16 else ""
-        raise OutOfSpace(
-            f"size is {size} bytes{aligned}: the largest free run of {self!r} has {largest} bytes, of "
-            f"{format_size(self.range.size)} in all",
-            size=size, largest_free_run=largest,
-        )  # fmt: skip
-
-    def _try(self, size: int, alignment: int, *, last: bool = False) -> tuple[int, int, int, int, int] | None:
-        got = self._take(size, alignment, last)
-        if not isinstance(got, int):
-            return got
-        if got != _native.HEAP_NO_SPACE:
-            raise self._refusal(got, self.range.start)
-        return None
-
-    @contextmanager
-    def _growing(self) -> Iterator[None]:
-        """Alone among threads and processes to add memory, or to give it back."""
-        with registry.growth_lock:
-            code = self._begin_growth()
-            if code < 0:
-                raise self._refusal(code, self.range.start)
-            try:
-                yield
-            finally:
-                self._end_growth()
-
-    def _grow(self, size: int, alignment: int) -> bool:
-        """More units, so that this fits: whether there is something new to look at."""
-        with self._growing():
-            rest = self._max_units - self._units
-            missing = self._shortfall(size, alignment)
-            if not missing:
-                return True  # others were quicker
-            # Nothing is allocated for what will not fit; but a small block may fit in whatever is left.
-            if not rest or (missing > rest and size > _SMALL):
-                return False
-            self._add(min(missing, rest))
-            return True
-
-    def _add(self, least: int) -> None:
-        """At least so many units more, by the step where memory allows it."""
-        have = self._units
-        step = self._policy[0] or min(max(have * UNIT, _LEAST_STEP), _LARGEST_STEP)
-        wanted = max(least * UNIT, step)
-        try:
-            self._lengthen(have, wanted)
-        except LimitReached:
-            if wanted == least * UNIT:
-                raise
-            self._lengthen(have, least * UNIT)
-
-    def _lengthen(self, have: int, size: int) -> None:
-        start = have * UNIT
-        stop = min(align_up(start + size, PAGE), self._max_units * UNIT)
-        self._live().grow(start, stop)
-        self._extend((stop - start) // UNIT, True)
-
-    # ---- trimming ----
-
-    def _trim_if_wanted(self) -> None:
-        """More than was to be kept is free. Half of it goes, so that the next free does not call again; and where it
-        is too scattered to go, not before there is a good deal more."""
-        if self._extra is None or self._dirty <= self._extra or self._closed:
-            return
-        if not registry.growth_lock.acquire(blocking=False):
-            return  # the next one will see to it; and this may be the owner, interrupted
-        registry.growth_lock.release()
-        keep = self._policy[1] or 0
-        with self._growing():
-            self._give_back(keep // 2, _PIECE)
-        self._extra = max(keep, self._dirty + max(keep // 4, _PIECE))
-
-    def _give_back(self, keep: int, least: int) -> int:
-        """Under the growth lock: who finds no space meanwhile waits for it, and then finds what comes back."""
-        memory = self._live()
-        before, untouched = self._dirty, 0
-        as_it_was = []  # runs that would be found again
-        try:
-            while self._dirty > keep and (run := self._checkout(least)):
-                head, units, start, stop = run
-                where = Range(align_up(start, PAGE), stop // PAGE * PAGE)
-                zero = False
-                try:
-                    if where.start < where.stop:
-                        memory.discard(where)
-                        zero = where == Range(start, stop)
-                    else:
-                        untouched += stop - start
-                finally:
-                    if zero:
-                        self._checkin(head, units, True)
-                    else:
-                        as_it_was.append((head, units))
-            return max(before - self._dirty - untouched, 0)
-        finally:
-            for head, units in as_it_was:
-                self._checkin(head, units, False)
 
 
 def _bytes(value: SupportsIndex | str, argument: str, least: int) -> int:

@@ -8,6 +8,7 @@ where the process is killed, the next one that looks for dead processes gives it
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 import threading
@@ -62,7 +63,8 @@ def _index() -> None:
 
 def get(identity: bytes) -> SharedHeap | None:
     found = _heaps.get(identity)
-    return found() if found else None
+    heap = found() if found else None
+    return None if heap is None or heap.closed else heap
 
 
 def at(address: int) -> SharedHeap | None:
@@ -81,31 +83,43 @@ def everything() -> list[SharedHeap]:
 # ---- fork ---------------------------------------------------------------------------------------
 
 _forking: list[SharedHeap] = []
+_collects = True
 
 
 def _before() -> None:
+    global _collects
     growth_lock.acquire()
     lock.acquire()
+    # From here on the heaps are locked: a finalizer that gives a block back would wait for ever.
+    _collects = gc.isenabled()
+    gc.disable()
     for heap in everything():
         with suppress(AddressSpaceError):  # detached at exit already
-            heap._before_fork()
+            heap._before_fork()  # where there is no place, the child is told
             _forking.append(heap)
 
 
 def _in_parent() -> None:
-    while _forking:
-        _forking.pop()._after_fork_in_parent()
-    lock.release()
-    growth_lock.release()
+    for heap in _forking:
+        heap._after_fork_in_parent()
+    _go_on()
 
 
 def _in_child() -> None:
-    while _forking:
-        heap = _forking.pop()
-        if heap._after_fork_in_child():
-            heap._lose()
+    # All of them before anything is given back.
+    lost = [heap for heap in _forking if heap._after_fork_in_child()]
+    _go_on()
+    with lock:
+        for heap in lost:
+            heap._end(inaccessible=True)
+
+
+def _go_on() -> None:
+    if _collects:
+        gc.enable()
     lock.release()
     growth_lock.release()
+    _forking.clear()
 
 
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
