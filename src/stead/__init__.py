@@ -2,8 +2,8 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → demo | view | doctor → testing → heap → arena | peers | handle → claiming → reservation | agreement → parts
-        → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps
+    cli → demo | view | doctor → testing → heap → arena | peers | handle → claiming → reservation | agreement
+        → parts → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps
         → placement → ranges → sizes | errors | proc → _native
 """
 

@@ -51,18 +51,6 @@ ARENA_HELD: int
 ARENA_DISOWNED: int
 ARENA_UNIT: int
 ARENA_MAX_UNITS: int
-HEAP_DONE: int
-HEAP_NO_SPACE: int
-HEAP_FOREIGN: int
-HEAP_INTERIOR: int
-HEAP_NOT_LIVE: int
-HEAP_TIMEOUT: int
-HEAP_FULL: int
-HEAP_BROKEN: int
-HEAP_CLOSED: int
-HEAP_NOT_OWNER: int
-HEAP_BARRIER_BROKEN: int
-HEAP_OWNER_DIED: int
 
 def claim(address: int, size: int, /) -> int: ...
 def hint(address: int, size: int, /) -> int: ...

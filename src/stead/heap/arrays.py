@@ -1,4 +1,5 @@
-"""HeapArray: an array whose memory is in a heap travels as a reference. Needs NumPy; imported when it is needed."""
+"""HeapArray: an array whose memory is in a heap travels as a reference. Needs NumPy; imported when it is
+needed."""
 
 from __future__ import annotations
 
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 _ALIGNMENT = 64
 
 
-class HeapArray(numpy.ndarray):  # type: ignore[type-arg]  # any shape, any dtype
+class HeapArray(numpy.ndarray):
     """An ndarray whose memory is in a :class:`stead.SharedHeap`: made by its ``array``, or arrived from another
     process; and every view of it, slices, transposes, fields. ``ndarray.view(stead.HeapArray)`` makes one of any
     array in a heap.
 
     Pickled, it travels as a reference: the receiver has the same memory at the same address, read-only where the
-    sender's array is, or where the receiver's heap is. It holds its block as long as it, or any view, lives. What is
-    computed from it is an ordinary array, and so are its copies; a HeapArray whose memory is elsewhere is pickled as
-    an ordinary array.
+    sender's array is, or where the receiver's heap is. It holds its block as long as it, or any view, lives.
+    What is computed from it is an ordinary array, and so are its copies; a HeapArray whose memory is elsewhere
+    is pickled as an ordinary array.
     """
 
     # As numpy.memmap: what is computed from this and an ordinary array is an ordinary array.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def hold(heap: SharedHeap, address: int) -> _native.Finalizer:
-    """Takes over one hold of this process: it goes with the last reference to what is returned. In C, and not seen by
-    the garbage collector: whatever is finalized, the memory is there until its last user is gone."""
+    """Takes over one hold of this process: it goes with the last reference to what is returned. In C, and not
+    seen by the garbage collector: whatever is finalized, the memory is there until its last user is gone."""
     try:
         return _native.Finalizer(_let_go, heap, address)
     except BaseException:
@@ -33,13 +33,13 @@ def _let_go(heap: SharedHeap, address: int) -> None:
 
 
 class SharedBlock(_native.Exporter):
-    """A block of a heap: a writable buffer (read-only where the heap is attached read-only), held by this process
-    until it and every view of it are gone, or until ``free``. Made by :meth:`stead.SharedHeap.block`.
+    """A block of a heap: a writable buffer (read-only where the heap is attached read-only), held by this
+    process until it and every view of it are gone, or until ``free``. Made by :meth:`stead.SharedHeap.block`.
 
-    Pickled it travels as a reference: the receiver gets the same memory at the same address, and holds it, too. It
-    has weak references, and keeps its heap alive. ``numpy.frombuffer(block)`` and ``memoryview(block)`` are safe;
-    an array made by ``numpy.ndarray(buffer=block)`` holds a reference, but no buffer, so that ``free`` does not see
-    it.
+    Pickled it travels as a reference: the receiver gets the same memory at the same address, and holds it, too.
+    It has weak references, and keeps its heap alive. ``numpy.frombuffer(block)`` and ``memoryview(block)`` are
+    safe; an array made by ``numpy.ndarray(buffer=block)`` holds a reference, but no buffer, so that ``free``
+    does not see it.
     """
 
     __slots__ = ("_generation", "_heap")
@@ -77,8 +77,8 @@ class SharedBlock(_native.Exporter):
         return self._ended
 
     def free(self) -> None:
-        """Hold it no more. Idempotent. The memory is free when nobody else holds it. Raises BufferError where a view
-        of it is live."""
+        """Hold it no more. Idempotent. The memory is free when nobody else holds it. Raises BufferError where a
+        view of it is live."""
         if views := self._end():
             raise BufferError(
                 f"cannot free {self!r}: {views} live view{'s' * (views > 1)} of it; delete or release the "

@@ -1,8 +1,8 @@
 """The memory of a heap in this process: two memfds, and where they are mapped.
-
-*control* holds every table, is mapped writable by everyone, and anywhere; *data* holds the blocks, is mapped at the
-same addresses by everyone, and read-only by who may only read. Both have their full length from the beginning, are
-sealed to it, and are allocated as they are used: control by touching it, data in steps, by fallocate.
+ *control* holds every table, is mapped writable by everyone, and anywhere; *data* holds the blocks, is mapped at
+the same addresses by everyone, and read-only by who may only read. Both have their full length from the
+beginning, are sealed to it, and are allocated as they are used: control by touching it, data in steps, by
+fallocate.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def create(size: int, name: str | None, transit: int) -> HeapMemory:
 def attach(
     identity: bytes, where: Range, access: Access, control_fd: int, data_fd: int, name: str | None, sender: str
 ) -> HeapMemory:
-    """The memory of a heap that another process made, at the same addresses; owns the descriptors once it is there.
+    """The memory of a heap that another process made, at the same addresses; owns the descriptors once it is
+    there.
 
     Raises Occupied, LimitReached, and PeerFailed where the files are not those of that heap."""
     tables = _check_control(control_fd, identity, where, sender)

@@ -63,7 +63,9 @@ class GrowingHeap(_native.Heap):
         elif found == _native.HEAP_DONE:
             pids = {place: pid for place, pid, _ in self._people()}
             others = ", ".join(str(pids.get(place, "one that ended")) for place in self._holders(address))
-            why = f"is held by process {others}" if others else "is kept by the heap, on its way to another process"
+            why = (
+                f"is held by process {others}" if others else "is kept by the heap, on its way to another process"
+            )
             why += ", and not by this one"
         else:
             why = "is of no live block: freed already, or never handed out"
@@ -167,8 +169,8 @@ class GrowingHeap(_native.Heap):
             self._extra = max(self._policy[1], _PIECE)
 
     def _trim_if_wanted(self) -> None:
-        """More than was to be kept is free. Half of it goes, so that the next free does not call again; and where it
-        is too scattered to go, not before there is a good deal more."""
+        """More than was to be kept is free. Half of it goes, so that the next free does not call again; and
+        where it is too scattered to go, not before there is a good deal more."""
         if self._extra is None or self._dirty <= self._extra or self._closed:
             return
         keep = self._policy[1] or 0

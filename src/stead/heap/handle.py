@@ -1,8 +1,7 @@
 """How a heap, and what is in it, reaches another process: a small handle, and the arrival where it points.
-
-Nothing that arrives is looked into before the handle was checked: the files are opened from who sent it, of this
-boot and this user (descriptors.py), and must carry the heap's identity, 128 random bits. What is unpickled comes from
-the pickle that the caller unpickles anyway, or from the heap's own memory.
+ Nothing that arrives is looked into before the handle was checked: the files are opened from who sent it, of
+this boot and this user (descriptors.py), and must carry the heap's identity, 128 random bits. What is unpickled
+comes from the pickle that the caller unpickles anyway, or from the heap's own memory.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HeapHandle:
-    """What another process of the same user needs to attach a heap. Small, picklable, good as long as the process
-    that made it lives and has the heap attached. Made by :meth:`stead.SharedHeap.handle`."""
+    """What another process of the same user needs to attach a heap. Small, picklable, good as long as the
+    process that made it lives and has the heap attached. Made by :meth:`stead.SharedHeap.handle`."""
 
     identity: bytes
     range: Range
@@ -43,11 +42,11 @@ class HeapHandle:
     data: Descriptor
 
     def attach(self) -> SharedHeap:
-        """The heap in this process, at the same addresses; the one that is here, where it is attached already, with
-        the access that it has.
+        """The heap in this process, at the same addresses; the one that is here, where it is attached already,
+        with the access that it has.
 
-        Raises Occupied that names what is in the way, PeerFailed where the sender is gone or its files are not those
-        of the heap, LimitReached.
+        Raises Occupied that names what is in the way, PeerFailed where the sender is gone or its files are not
+        those of the heap, LimitReached.
         """
         return _attach(self, keep=False)
 
@@ -65,9 +64,7 @@ def _attach(handle: HeapHandle, *, keep: bool) -> SharedHeap:
             undo.callback(os.close, control)
             data = open_descriptor(handle.data, "w" in handle.access)
             undo.callback(os.close, data)
-            memory = files.attach(
-                handle.identity, handle.range, handle.access, control, data, handle.name, sender
-            )
+            memory = files.attach(handle.identity, handle.range, handle.access, control, data, handle.name, sender)
             undo.pop_all()
         heap = SharedHeap.__new__(SharedHeap)
         heap._join(memory, handle.name, handle.policy)
@@ -87,8 +84,8 @@ def handle_of(heap: SharedHeap, access: Access) -> HeapHandle:
 
 
 def sent(heap: SharedHeap, *addresses: int) -> tuple[bytes, bytes]:
-    """A heap in a pickle: its identity, and its handle as bytes, which a receiver that has the heap does not look
-    at. The blocks at ``addresses``, held by this process, are in transit from here on."""
+    """A heap in a pickle: its identity, and its handle as bytes, which a receiver that has the heap does not
+    look at. The blocks at ``addresses``, held by this process, are in transit from here on."""
     memory = heap._live()
     handle = _packed(heap, memory.access)
     for address in addresses:
@@ -97,7 +94,8 @@ def sent(heap: SharedHeap, *addresses: int) -> tuple[bytes, bytes]:
 
 
 def _packed(heap: SharedHeap, access: Access) -> bytes:
-    """Made once for each process, and for each that multiprocessing starts: that one inherits the descriptors."""
+    """Made once for each process, and for each that multiprocessing starts: that one inherits the
+    descriptors."""
     context = sys.modules.get("multiprocessing.context")
     starting = context.get_spawning_popen() if context else None
     made: tuple[int, ref[Any] | None, bytes] | None = heap._handle
@@ -109,8 +107,8 @@ def _packed(heap: SharedHeap, access: Access) -> bytes:
 
 
 def arrive(identity: bytes, handle: bytes, make: Callable[[SharedHeap], Any]) -> Any:
-    """Unpickles what ``make`` finds in a heap, attached if need be. A refusal is raised, or, in the loop of a pool,
-    kept until the task uses what it got: only there does it reach the one who sent the task."""
+    """Unpickles what ``make`` finds in a heap, attached if need be. A refusal is raised, or, in the loop of a
+    pool, kept until the task uses what it got: only there does it reach the one who sent the task."""
     try:
         heap = registry.get(identity)
         if heap is None:

@@ -3,8 +3,8 @@
 The core (native/heap.c) finds the blocks, and knows who holds them; here is decided what it is given: addresses,
 memory in steps, other processes.
 
-Threads: every method is safe, but ``close``, which must be the last. Fork: a child is attached in its own right, and
-holds what it inherits."""
+Threads: every method is safe, but ``close``, which must be the last. Fork: a child is attached in its own
+right, and holds what it inherits."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 
     from stead.heap.arrays import HeapArray
     from stead.heap.files import HeapMemory
-    from stead.heap.growth import GrowingHeap
-from stead.heap.handle import HeapHandle
+    from stead.heap.handle import HeapHandle
     from stead.heap.objects import Ref
     from stead.ranges import Range
+
 
 class SharedHeap(GrowingHeap):
     """A heap that processes share: blocks, arrays and objects at the same addresses in all of them.
 
     It reaches another process by pickle, like everything that is in it: as an argument or a result of
-    multiprocessing (spawn, forkserver), a pool, an executor, joblib, Dask, Ray, in a queue; or by fork. Nothing is
-    registered anywhere. Every process *holds* the blocks that it uses, and a block is free when nobody holds it; a
-    process that ends, or is killed at any moment, holds nothing any more (``collect``). What was pickled stays until
-    it has arrived, ``transit`` seconds at most. No process is special: the one that made the heap may end first.
-    When the last one ends nothing is left behind.
+    multiprocessing (spawn, forkserver), a pool, an executor, joblib, Dask, Ray, in a queue; or by fork. Nothing
+    is registered anywhere. Every process *holds* the blocks that it uses, and a block is free when nobody holds
+    it; a process that ends, or is killed at any moment, holds nothing any more (``collect``). What was pickled
+    stays until it has arrived, ``transit`` seconds at most. No process is special: the one that made the heap
+    may end first. When the last one ends nothing is left behind.
 
-    ``size``: bytes, or text such as "64 GiB": addresses, of which only what is used has memory behind it. ``name``
-    appears in /proc/<pid>/maps. ``step``: bytes by which the memory grows at least; by default as much again as there
-    is, from 4 MiB to 1 GiB. ``keep``: as for :class:`stead.Arena`. ``transit``: seconds.
+    ``size``: bytes, or text such as "64 GiB": addresses, of which only what is used has memory behind it.
+    ``name`` appears in /proc/<pid>/maps. ``step``: bytes by which the memory grows at least; by default as much
+    again as there is, from 4 MiB to 1 GiB. ``keep``: as for :class:`stead.Arena`. ``transit``: seconds.
 
     Raises what :func:`stead.reserve` raises.
     """
@@ -110,7 +110,8 @@ class SharedHeap(GrowingHeap):
 
     @property
     def processes(self) -> tuple[int, ...]:
-        """The processes that have it attached, by pid; of those that ended, such as nobody has looked for since."""
+        """The processes that have it attached, by pid; of those that ended, such as nobody has looked for
+        since."""
         self._live()
         return tuple(sorted(pid for _, pid, _ in self._people()))
 
@@ -130,8 +131,9 @@ class SharedHeap(GrowingHeap):
         return self
 
     def handle(self, access: Literal["rw", "r"] | None = None) -> HeapHandle:
-        """What another process needs to attach it: with ``access="r"`` it may only read, and the kernel sees to it
-        (the file is opened for reading; mprotect is refused). Its tables stay writable: by them it holds blocks."""
+        """What another process needs to attach it: with ``access="r"`` it may only read, and the kernel sees to
+        it (the file is opened for reading; mprotect is refused). Its tables stay writable: by them it holds
+        blocks."""
         if access not in (None, "r", "rw"):
             raise ValueError(f"access is {access!r}, must be 'r', 'rw' or None (as here)")
         here = self._live().access
@@ -168,8 +170,9 @@ class SharedHeap(GrowingHeap):
     # ---- objects ----
 
     def block(self, size: SupportsIndex | str, alignment: SupportsIndex | str = 16) -> SharedBlock:
-        """``size`` bytes, aligned to ``alignment`` (a power of two), as an object that holds them. Their contents are
-        undefined. Raises OutOfSpace, LimitReached where memory is short, Unsupported where the heap is read-only."""
+        """``size`` bytes, aligned to ``alignment`` (a power of two), as an object that holds them. Their
+        contents are undefined. Raises OutOfSpace, LimitReached where memory is short, Unsupported where the heap
+        is read-only."""
         wanted, multiple = self._request(size, alignment)
         address, _, generation, _, _ = self._obtain(wanted, multiple)
         return SharedBlock._of(self, address, wanted, generation)
@@ -189,20 +192,20 @@ class SharedHeap(GrowingHeap):
     def put(self, obj: object) -> Ref:
         """Any picklable object, put into one block of the heap: see :class:`stead.Ref`.
 
-        By pickle protocol 5: the buffers of NumPy, pandas, Arrow and PyTorch (CPU) are copied once, to where they are
-        used later; what is in this heap already is not copied, but referred to. Raises what ``block`` does, and what
-        pickle does.
+        By pickle protocol 5: the buffers of NumPy, pandas, Arrow and PyTorch (CPU) are copied once, to where
+        they are used later; what is in this heap already is not copied, but referred to. Raises what ``block``
+        does, and what pickle does.
         """
         self._request(1, 1)
         return put(self, obj)
 
     def get(self, ref: Ref, *, writable: bool = False) -> Any:
         """The object that was put: its buffers are the memory of the heap itself, held until the last of them is
-        gone. By default they are read-only (but PyTorch has no read-only tensors); ``writable``: what is written is
-        seen by all. Arrays, and those in lists, tuples and dicts, travel on as references.
+        gone. By default they are read-only (but PyTorch has no read-only tensors); ``writable``: what is written
+        is seen by all. Arrays, and those in lists, tuples and dicts, travel on as references.
 
-        Raises NotLive where ``ref`` is of another heap or was freed, Unsupported for ``writable`` where the heap is
-        read-only, Corrupted.
+        Raises NotLive where ``ref`` is of another heap or was freed, Unsupported for ``writable`` where the heap
+        is read-only, Corrupted.
         """
         self._live()
         if writable and self._read_only:
@@ -212,16 +215,16 @@ class SharedHeap(GrowingHeap):
     # ---- giving memory back, looking, the end ----
 
     def collect(self) -> int:
-        """Give back what dead processes held, and what was pickled and did not arrive in time: how many processes
-        were dead, and how many transits ended. Done anyway before the heap grows, or has no space."""
+        """Give back what dead processes held, and what was pickled and did not arrive in time: how many
+        processes were dead, and how many transits ended. Done anyway before the heap grows, or has no space."""
         self._live()
         dead = self._reap()
         self._collect_objects()
         return dead + self._expire(False)
 
     def trim(self, keep: SupportsIndex | str = 0) -> int:
-        """Give free memory that was touched back to the system, all but ``keep`` bytes: the bytes given back. The
-        addresses stay the heap's. What was given back is no longer secured: see Reservation.discard."""
+        """Give free memory that was touched back to the system, all but ``keep`` bytes: the bytes given back.
+        The addresses stay the heap's. What was given back is no longer secured: see Reservation.discard."""
         left = _bytes(keep, "keep", 0)
         self._live()
         self._reap()
@@ -232,7 +235,7 @@ class SharedHeap(GrowingHeap):
     def statistics(self) -> HeapStatistics:
         """How full it is, and who holds what; goes through all of it."""
         self._live()
-        *numbers, classes = self._statistics()
+        found = self._statistics()
         held: dict[int, list[int]] = {}
         kept: list[int] = []
         for _, usable, _, places, references in self._blocks():
@@ -244,9 +247,8 @@ class SharedHeap(GrowingHeap):
             Holder(pid, alive(pid, started), len(held.get(place, ())), sum(held.get(place, ())))
             for place, pid, started in self._people()
         )
-        return HeapStatistics(
-            *numbers, tuple(SizeClass(*each) for each in classes), holders, len(kept), sum(kept)
-        )  # fmt: skip
+        classes = tuple(SizeClass(*each) for each in found[8])
+        return HeapStatistics(*found[:8], classes, holders, len(kept), sum(kept))
 
     def check(self) -> None:
         """Walk every invariant of the tables. Raises Corrupted."""
@@ -257,21 +259,21 @@ class SharedHeap(GrowingHeap):
             raise Corrupted(f"{self!r}: {what}, at {address:#x}", address=address)
 
     def close(self, *, force: bool = False) -> None:
-        """Detach this process: what it held is given back, its addresses are let go. Idempotent. The heap lives on
-        in the others. Raises BufferError where this process holds a block, and then everything is as it was.
+        """Detach this process: what it held is given back, its addresses are let go. Idempotent. The heap lives
+        on in the others. Raises BufferError where this process holds a block, and then everything is as it was.
 
-        ``force``: with live blocks (but not while another thread is inside a call, waiting). Their memory becomes inaccessible: touching it ends this process with SIGSEGV
-        (``python -X faulthandler`` reports where), and never meets anybody else's data, since these addresses are not
-        used again in this process.
+        ``force``: with live blocks (but not while another thread is inside a call, waiting). Their memory
+        becomes inaccessible: touching it ends this process with SIGSEGV (``python -X faulthandler`` reports
+        where), and never meets anybody else's data, since these addresses are not used again in this process.
         """
         with registry.lock:
             if self._closed or self._files is None:
                 return
             if not force and (mine := [each for each in self._blocks() if self._place in each[3]]):
                 raise BufferError(
-                    f"cannot close {self!r}: this process holds {len(mine)} block{'s' * (len(mine) > 1)}, the first "
-                    f"at {mine[0][0]:#x}; delete the blocks, the arrays, the objects that were got and the Refs, or "
-                    "free their addresses"
+                    f"cannot close {self!r}: this process holds {len(mine)} block{'s' * (len(mine) > 1)}, the "
+                    f"first at {mine[0][0]:#x}; delete the blocks, the arrays, the objects that were got and the "
+                    "Refs, or free their addresses"
                 )
             self._end(inaccessible=force)
 
@@ -281,15 +283,15 @@ class SharedHeap(GrowingHeap):
         assert self._files
         self._detach()  # refuses where other threads are inside
         self._closed = True
-        registry.remove(self)
+        registry.remove(self, self._files.identity)
         if inaccessible:
             self._files.retire()
         else:
             self._files.release()
 
     def __del__(self) -> None:
-        # Nothing of it is left here: every block, array and Ref keeps it. At the end of the process somebody else
-        # gives back what is held, and the system the rest.
+        # Nothing of it is left here: every block, array and Ref keeps it. At the end of the process somebody
+        # else gives back what is held, and the system the rest.
         if self._files is not None and not self._closed and not sys.is_finalizing():
             with registry.lock:
                 self._end(inaccessible=False)
@@ -346,11 +348,12 @@ class SharedHeap(GrowingHeap):
         if isinstance(got, int) and got in (_native.HEAP_FULL, _native.HEAP_BROKEN):
             raise self._refusal(got, address)
         if isinstance(got, int):
-            raise NotLive(
-                f"{address:#x} is not the block any more that was sent: nobody held it, and it was underway for too "
-                f"long, or was received before" if sent else f"{address:#x} is not the block any more that was meant",
-                address=address,
-            )  # fmt: skip
+            why = (
+                "nobody held it, and it was underway for too long, or had arrived before"
+                if sent
+                else "it was freed"
+            )
+            raise NotLive(f"{address:#x} is not the block any more that was meant: {why}", address=address)
         if size > got[1]:
             self._release(address)
             raise NotLive(f"{address:#x} is a block of {got[1]} bytes, not of {size}", address=address)

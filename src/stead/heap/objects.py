@@ -1,8 +1,7 @@
 """put and get: a pickled object in one block of a heap, with its buffers where they are used.
-
-The block: a header, a table with the address and the length of every buffer, the pickle, and the buffers, each at a
-multiple of 64. Addresses are the same in every process, so the table can name memory in other blocks of the heap as
-well: what was there already is not copied. The Ref holds these other blocks, too.
+ The block: a header, a table with the address and the length of every buffer, the pickle, and the buffers, each
+at a multiple of 64. Addresses are the same in every process, so the table can name memory in other blocks of the
+heap as well: what was there already is not copied. The Ref holds these other blocks, too.
 
 What is unpickled was written into the heap by a process of this user that has it attached: see handle.py.
 """
@@ -47,13 +46,17 @@ class Held(NamedTuple):
 
 
 class Ref:
-    """An object in a heap: made by :meth:`stead.SharedHeap.put`, resolved by ``get``. Holds its block while it lives,
-    or until ``free``; so do the objects that were got. Pickled it travels as a reference, in a few hundred bytes.
-    ``address`` and ``size`` (bytes) are those of the block."""
+    """An object in a heap: made by :meth:`stead.SharedHeap.put`, resolved by ``get``. Holds its block while it
+    lives, or until ``free``; so do the objects that were got. Pickled it travels as a reference, in a few
+    hundred bytes. ``address`` and ``size`` (bytes) are those of the block."""
 
     __slots__ = ("__weakref__", "_heap", "_held", "_key", "address", "size")
 
+    address: int
+    size: int
+    _heap: SharedHeap
     _held: tuple[Held, ...]  # the object's own block first; none once it was freed
+    _key: tuple[int, int]
 
     def __init__(self) -> None:
         raise TypeError("a Ref is made by SharedHeap.put()")
@@ -108,9 +111,7 @@ def _sent_blocks(held: tuple[Held, ...]) -> tuple[tuple[int, int, int], ...]:
     return tuple(each[:3] for each in held)
 
 
-def _arrive_ref(
-    identity: bytes, handle: bytes, blocks: tuple[tuple[int, int, int], ...], underway: bool
-) -> Any:
+def _arrive_ref(identity: bytes, handle: bytes, blocks: tuple[tuple[int, int, int], ...], underway: bool) -> Any:
     def make(heap: SharedHeap) -> Ref:
         held = []
         for start, end, generation in blocks:

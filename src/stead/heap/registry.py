@@ -1,8 +1,7 @@
 """The heaps that this process has attached: one for each heap, found by its identity or by an address.
-
-Threads: everything is safe. Fork: one set of hooks for all heaps, so that a child is attached in its own right and
-holds what it inherits. Exit: what the process held goes at once where no other thread runs any more; otherwise, and
-where the process is killed, the next one that looks for dead processes gives it back.
+ Threads: everything is safe. Fork: one set of hooks for all heaps, so that a child is attached in its own right
+and holds what it inherits. Exit: what the process held goes at once where no other thread runs any more;
+otherwise, and where the process is killed, the next one that looks for dead processes gives it back.
 """
 
 from __future__ import annotations
@@ -29,7 +28,9 @@ lock = threading.RLock()
 growth_lock = threading.Lock()
 
 _heaps: dict[bytes, ref[SharedHeap]] = {}
-_by_address: list[tuple[int, int, ref[SharedHeap]]] = []  # replaced as a whole, so that it is read without the lock
+_by_address: list[
+    tuple[int, int, ref[SharedHeap]]
+] = []  # replaced as a whole, so that it is read without the lock
 
 # Heaps that arrived by pickle stay attached while nothing of them is here: the next message finds them in place.
 # Not all of them for ever: a worker would keep the memory of each heap that it ever saw.
@@ -38,18 +39,18 @@ _kept: deque[SharedHeap] = deque(maxlen=4)
 
 def add(heap: SharedHeap, *, keep: bool = False) -> None:
     """Enter a heap that is attached. Under the lock."""
-    _heaps[heap._files.identity] = ref(heap)
+    _heaps[heap._live().identity] = ref(heap)
     if keep:
         _kept.append(heap)
     _index()
     _at_exit()
 
 
-def remove(heap: SharedHeap) -> None:
+def remove(heap: SharedHeap, identity: bytes) -> None:
     """Under the lock."""
     with suppress(ValueError):
         _kept.remove(heap)
-    _heaps.pop(heap._files.identity, None)
+    _heaps.pop(identity, None)
     _index()
 
 
@@ -139,8 +140,8 @@ class _Hook:
 
 
 def _at_exit() -> None:
-    """A child that multiprocessing forked leaves without running what is registered with atexit, but runs its own
-    finalizers: ours after that of the queues, which sends what is still to be sent."""
+    """A child that multiprocessing forked leaves without running what is registered with atexit, but runs its
+    own finalizers: ours after that of the queues, which sends what is still to be sent."""
     global _hooked
     util = sys.modules.get("multiprocessing.util")
     if util is not None and _hooked is None:

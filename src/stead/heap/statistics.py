@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that has the heap attached. ``alive``: False where it has ended and what it held was not given back
-    yet (``collect``); ``blocks`` and ``bytes``: what it holds, some of it perhaps with others."""
+    """A process that has the heap attached. ``alive``: False where it has ended and what it held was not given
+    back yet (``collect``); ``blocks`` and ``bytes``: what it holds, some of it perhaps with others."""
 
     pid: int
     alive: bool
@@ -26,11 +26,12 @@ class Holder:
 class HeapStatistics:
     """A heap at one moment. All but ``blocks`` and ``free_runs`` in bytes.
 
-    ``size``: all addresses; ``committed``: those with memory behind them so far; ``used``: in live blocks, what their
-    size was rounded up by included; ``largest_free_run``: the largest block that fits now, what is not committed yet
-    included; ``high_water``: the most that was in blocks and spans at once; ``dirty``: free memory that may have been
-    touched, which :meth:`stead.SharedHeap.trim` gives back. ``holders``: who holds what; ``kept_blocks`` and
-    ``kept_bytes``: what the heap itself keeps, since it is on its way from one process to another.
+    ``size``: all addresses; ``committed``: those with memory behind them so far; ``used``: in live blocks, what
+    their size was rounded up by included; ``largest_free_run``: the largest block that fits now, what is not
+    committed yet included; ``high_water``: the most that was in blocks and spans at once; ``dirty``: free memory
+    that may have been touched, which :meth:`stead.SharedHeap.trim` gives back. ``holders``: who holds what;
+    ``kept_blocks`` and ``kept_bytes``: what the heap itself keeps, since it is on its way from one process to
+    another.
     """
 
     size: int
@@ -58,7 +59,8 @@ class HeapStatistics:
 
 
 def alive(pid: int, started: int) -> bool:
-    """Whether the process that began at ``started`` (clock ticks since boot) can still execute an instruction."""
+    """Whether the process that began at ``started`` (clock ticks since boot) can still execute an
+    instruction."""
     fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     if len(fields) < 20 or int(fields[19]) != started:
         return False
