@@ -183,6 +183,7 @@ static void check_what_is_left(const char *control)
     stead_heap *h = (stead_heap *)(void *)private_memory;
     heap_place_tables(h, (heap_shared *)(void *)image, MAX_UNITS);
 
+    look(h); /* who looks before it is repaired finds nothing wrong, either */
     stead_heap_reap(h);
     for (unsigned place = 1; place < PLACES; place++) {
         uint64_t identity = h->shared->roster.identity[place];
@@ -422,6 +423,8 @@ static void victim(void *control)
     stead_heap_rebuild(h);
     passed->doing = "reaping";
     stead_heap_reap(h);
+    passed->doing = "reclaiming";
+    stead_heap_reclaim(h);
     passed->doing = "leaving";
     stead_heap_detach(h);
 }
@@ -512,6 +515,12 @@ static void set_up(char *control)
         survivor.blocks[survivor.count] = take(left, 1000);
     lease(survivor.heap, survivor.blocks[survivor.count++]);
     stead_heap_detach(left);
+    /* And one in which there is nothing any more, since the survivor gave it up after its owner had left. */
+    left = join(control, OTHERS + 4);
+    uint64_t only = take(left, 2500);
+    lease(survivor.heap, only);
+    stead_heap_detach(left);
+    release(survivor.heap, only);
     survivor.blocks[survivor.count] = take(others[3].heap, 5000);
     lease(survivor.heap, survivor.blocks[survivor.count++]);
     (void)take(others[3].heap, 30000);
