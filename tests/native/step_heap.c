@@ -1,8 +1,9 @@
 /* A process works with a heap and is killed after every single instruction: what it leaves is repaired by another one,
  * looked through, and used on. Then the repair is killed in the same way, and repaired again.
  *   step_heap [EVERY [locked]]   step the repair of every EVERYth state; 0: of none; "locked": of those with the lock taken
- * ptrace executes one instruction at a time; wherever that has changed the shared memory, a copy of it is what would be
- * left. Which process is dead is said by a roster_alive() of our own. */
+ * The processor traps after every instruction (where it cannot, ptrace executes them one by one, ten times as slowly);
+ * wherever one has changed the shared memory, a copy of it is what would be left. Which process is dead is said by a
+ * roster_alive() of our own. */
 #define _GNU_SOURCE
 #include "shared.h"
 
@@ -24,12 +25,16 @@
 
 enum { SURVIVOR = 1, VICTIM = 2, REPAIRER = 3, OTHERS = 4 }; /* identities, and mostly places */
 
-static const char *doing = "setting up";
+static struct {
+    const char *doing;
+    uint64_t address, more; /* from the victim */
+    unsigned executed;
+} * passed; /* in shared memory */
 
 #define MUST(condition)                                                                                    \
     do {                                                                                                   \
         if (!(condition)) {                                                                                \
-            printf("%s:%d: while %s, state %u: not so: %s\n", __FILE__, __LINE__, doing, states, #condition); \
+            printf("%s:%d: while %s, state %u: not so: %s\n", __FILE__, __LINE__, passed ? passed->doing : "starting", states, #condition); \
             fflush(stdout);                                                                                \
             abort();                                                                                       \
         }                                                                                                  \
@@ -178,6 +183,7 @@ static void check_what_is_left(const char *control)
     stead_heap *h = (stead_heap *)(void *)private_memory;
     heap_place_tables(h, (heap_shared *)(void *)image, MAX_UNITS);
 
+    look(h); /* who looks before it is repaired finds nothing wrong, either */
     stead_heap_reap(h);
     for (unsigned place = 1; place < PLACES; place++) {
         uint64_t identity = h->shared->roster.identity[place];
@@ -210,7 +216,90 @@ static void check_what_is_left(const char *control)
 
 /* ---- stepping ---- */
 
-static void pause_here(void) { raise(SIGUSR1); }
+#ifdef __x86_64__
+#define TRAPS 1
+#else
+#define TRAPS 0
+#endif
+
+static int to_parent[2], from_parent[2]; /* of a child that traps by itself */
+static char *last, *stepped;
+
+static void tell_parent(char what)
+{
+    if (write(to_parent[1], &what, 1) != 1 || read(from_parent[0], &what, 1) != 1)
+        _exit(4);
+}
+
+static void pause_here(void)
+{
+    if (TRAPS)
+        tell_parent('p');
+    else
+        raise(SIGUSR1);
+}
+
+#if TRAPS
+/* After every instruction of the child, in the child: the trap flag is off in here. */
+static void trapped(int signal)
+{
+    (void)signal;
+    passed->executed++;
+    if (!same(last, stepped))
+        tell_parent('c');
+}
+
+static void trap(int on)
+{
+    struct sigaction action = {.sa_handler = trapped};
+    if (on)
+        sigaction(SIGTRAP, &action, NULL);
+    if (on)
+        __asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq" ::: "memory", "cc");
+    else
+        __asm__ volatile("pushfq; andq $~0x100, (%%rsp); popfq" ::: "memory", "cc");
+}
+
+static char next_event(pid_t child)
+{
+    char what = 0;
+    if (read(to_parent[0], &what, 1) == 1)
+        return what;
+    int status;
+    MUST(waitpid(child, &status, 0) == child);
+    MUST(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    return 0;
+}
+
+static void go_on(pid_t child)
+{
+    (void)child;
+    MUST(write(from_parent[1], "", 1) == 1);
+}
+#else
+static void trap(int on) { (void)on; }
+
+static char next_event(pid_t child)
+{
+    for (;;) {
+        int status;
+        MUST(waitpid(child, &status, 0) == child);
+        if (WIFEXITED(status)) {
+            MUST(WEXITSTATUS(status) == 0);
+            return 0;
+        }
+        MUST(WIFSTOPPED(status) && (WSTOPSIG(status) == SIGUSR1 || WSTOPSIG(status) == SIGTRAP));
+        passed->executed++;
+        if (WSTOPSIG(status) == SIGUSR1)
+            return 'p';
+        if (!same(last, stepped))
+            return 'c';
+        MUST(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0);
+    }
+}
+
+static void go_on(pid_t child) { MUST(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0); }
+#endif
 
 /* Run `work` in a child, one instruction after the other; on each new state of the shared memory `meet`; where it
  * pauses, `between` with the number of the pause. Afterwards it has ended by itself. */
@@ -218,61 +307,63 @@ static void step(char *control, void (*work)(void *control), void (*between)(uns
 {
     static char *seen[2];
     static unsigned depth;
+    int outer[4] = {to_parent[0], to_parent[1], from_parent[0], from_parent[1]};
+    char *outer_last = last, *outer_stepped = stepped;
+    unsigned outer_executed = passed->executed;
     if (!seen[depth])
-        seen[depth] = map(control_size, 0);
-    char *last = seen[depth];
+        seen[depth] = map(control_size, 1);
+    last = seen[depth];
+    stepped = control;
+    passed->executed = 0;
     copy(last, control);
     fflush(stdout);
+    MUST(pipe(to_parent) == 0 && pipe(from_parent) == 0);
     pid_t child = fork();
     MUST(child >= 0);
     if (!child) {
-        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+        close(to_parent[0]);
+        close(from_parent[1]);
+        if (!TRAPS)
+            ptrace(PTRACE_TRACEME, 0, NULL, NULL);
         pause_here();
+        trap(1);
         work(control);
+        trap(0);
         _exit(0);
     }
+    close(to_parent[1]);
+    close(from_parent[0]);
     depth++;
-    for (unsigned pauses = 0;;) {
-        int status;
-        MUST(waitpid(child, &status, 0) == child);
-        if (WIFEXITED(status)) {
-            MUST(WEXITSTATUS(status) == 0);
-            break;
-        }
-        MUST(WIFSTOPPED(status));
-        int pausing = WSTOPSIG(status) == SIGUSR1;
-        if (!pausing && WSTOPSIG(status) != SIGTRAP) {
-            printf("while %s: signal %d\n", doing, WSTOPSIG(status));
-            abort();
-        }
-        ++*count;
-        if (!same(last, control)) {
+    char what;
+    for (unsigned pauses = 0; (what = next_event(child)); go_on(child)) {
+        if (what == 'c') {
             copy(last, control);
             meet(control);
-        }
-        if (pausing && pauses++ && between) {
+        } else if (pauses++ && between) {
             between(pauses - 1);
             copy(last, control);
         }
-        MUST(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0);
     }
     depth--;
+    close(to_parent[0]);
+    close(from_parent[1]);
+    *count += passed->executed;
+    passed->executed = outer_executed;
+    last = outer_last;
+    stepped = outer_stepped;
+    to_parent[0] = outer[0], to_parent[1] = outer[1], from_parent[0] = outer[2], from_parent[1] = outer[3];
 }
 
 /* ---- what the victim does ---- */
 
 enum { SMALL, LARGE_ONE, FOUR_HOLDERS, FIVE_HOLDERS };
 static uint64_t handed_over[4];
-static struct {
-    uint64_t address, more;
-} * passed; /* from the victim, in shared memory */
-
 static void victim(void *control)
 {
     stead_heap *h = join(control, VICTIM);
     uint64_t mine[24], big[4];
     stead_run run;
-    doing = "allocating";
+    passed->doing = "allocating";
     for (unsigned i = 0; i < 6; i++)
         mine[i] = take(h, 1000); /* a new span, or one that another left */
     mine[6] = take(h, 64);
@@ -281,29 +372,29 @@ static void victim(void *control)
     passed->address = mine[6];
     passed->more = big[1];
     pause_here(); /* 1: the survivor leases them */
-    doing = "growing";
+    passed->doing = "growing";
     (void)stead_heap_begin_growth(h);
     stead_heap_extend(h, 24, 1);
     stead_heap_end_growth(h);
-    doing = "aligning";
+    passed->doing = "aligning";
     stead_shared_block block;
     MUST(stead_heap_take(h, 20000, 65536, STEAD_LAST, &block) == STEAD_DONE);
     big[2] = block.address;
-    doing = "leasing";
+    passed->doing = "leasing";
     for (unsigned i = 0; i < 4; i++)
         lease(h, handed_over[i]);
     lease(h, handed_over[0]); /* again: only counted */
     pause_here(); /* 2: all others give up 0 (small), 1 (large) and 2 (which had five holders) */
-    doing = "dropping what is another's";
+    passed->doing = "dropping what is another's";
     release(h, handed_over[0]);
     for (unsigned i = 0; i < 4; i++)
         release(h, handed_over[i]);
-    doing = "freeing";
+    passed->doing = "freeing";
     for (unsigned i = 0; i < 7; i++)
         release(h, mine[i]);
     for (unsigned i = 0; i < 3; i++)
         release(h, big[i]);
-    doing = "freeing between what is free";
+    passed->doing = "freeing between what is free";
     uint64_t row[5], away = 0;
     for (unsigned i = 0; i < 5; i++)
         row[i] = take(h, 17000);
@@ -313,11 +404,11 @@ static void victim(void *control)
         release(h, row[order[i]]);
         release(h, away);
     }
-    doing = "giving memory back";
+    passed->doing = "giving memory back";
     stead_arena_purge(&h->side);
     MUST(stead_heap_checkout(h, 4096, &run));
     stead_heap_checkin(h, &run, 1);
-    doing = "taking what others freed";
+    passed->doing = "taking what others freed";
     uint64_t many[40];
     unsigned count = 0;
     for (; count < 17; count++)
@@ -328,11 +419,13 @@ static void victim(void *control)
     pause_here(); /* 4: and gives it up */
     for (; count < 34; count++)
         many[count] = take(h, 4096);
-    doing = "rebuilding";
+    passed->doing = "rebuilding";
     stead_heap_rebuild(h);
-    doing = "reaping";
+    passed->doing = "reaping";
     stead_heap_reap(h);
-    doing = "leaving";
+    passed->doing = "reclaiming";
+    stead_heap_reclaim(h);
+    passed->doing = "leaving";
     stead_heap_detach(h);
 }
 
@@ -422,6 +515,12 @@ static void set_up(char *control)
         survivor.blocks[survivor.count] = take(left, 1000);
     lease(survivor.heap, survivor.blocks[survivor.count++]);
     stead_heap_detach(left);
+    /* And one in which there is nothing any more, since the survivor gave it up after its owner had left. */
+    left = join(control, OTHERS + 4);
+    uint64_t only = take(left, 2500);
+    lease(survivor.heap, only);
+    stead_heap_detach(left);
+    release(survivor.heap, only);
     survivor.blocks[survivor.count] = take(others[3].heap, 5000);
     lease(survivor.heap, survivor.blocks[survivor.count++]);
     (void)take(others[3].heap, 30000);
@@ -443,10 +542,11 @@ int main(int count, char **arguments)
 {
     every = count > 1 ? (unsigned)strtoul(arguments[1], NULL, 10) : 60;
     only_locked = count > 2;
+    passed = map(4096, 1);
+    passed->doing = "setting up";
     control_size = stead_heap_control_size(MAX_UNITS);
     private_size = stead_heap_private_size(MAX_UNITS);
     char *control = map(control_size, 1);
-    passed = map(4096, 1);
     set_up(control);
     look(survivor.heap);
     step(control, victim, between, meet_victim, &instructions);
