@@ -208,6 +208,15 @@ static void collect(stead_heap *h, unsigned l)
     }
 }
 
+void heap_collect(stead_heap *h)
+{
+    for (unsigned l = 0; l < LANES; l++) {
+        stead_acquire(&h->side.lanes[l].lock);
+        collect(h, l);
+        stead_unlock(&h->side.lanes[l].lock);
+    }
+}
+
 /* Under both locks: whether the span has a free block. */
 static int adopt(stead_heap *h, unsigned l, unsigned c, uint32_t head, uint64_t e)
 {
