@@ -184,6 +184,7 @@ unsigned stead_heap_reap(stead_heap *h)
 
 void stead_heap_reclaim(stead_heap *h)
 {
+    heap_collect(h);
     stead_arena_purge(&h->side);
     for (unsigned c = 0; c < STEAD_CLASSES; c++) {
         unit_set left = abandoned_of(h, c);

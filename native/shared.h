@@ -121,6 +121,7 @@ stead_heap *heap_of(stead_arena *a);
 /* In the span at `head`, a block's payload has become zero, and it is not this process's span. */
 void heap_dropped(stead_heap *h, uint32_t head);
 void heap_free_large(stead_heap *h, uint32_t head);
+void heap_collect(stead_heap *h); /* what others gave back in this process's spans */
 
 /* ---- repair.c ---- */
 
