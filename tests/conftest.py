@@ -39,7 +39,7 @@ def need(what: str) -> None:
         return
     if what in os.environ.get("STEAD_REQUIRE", "").split(","):
         pytest.fail(f"STEAD_REQUIRE names {what}, which is not installed")
-    pytest.skip(f"{what} is not installed")
+    pytest.skip(f"{what} is not installed", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)

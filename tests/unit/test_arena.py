@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import mmap
 import resource
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import stead
+from memory import read, resident, write
 from stead.ranges import Range
 from stead.testing import SimulatedSpace
 
@@ -22,22 +22,6 @@ if TYPE_CHECKING:
 
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
-
-
-def write(address: int, data: bytes) -> None:
-    ctypes.memmove(address, data, len(data))
-
-
-def read(address: int, size: int) -> bytes:
-    return ctypes.string_at(address, size)
-
-
-def resident(where: Range) -> int:
-    """Bytes of it that are in memory: mincore(2) in 4 KiB pages."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pages = (ctypes.c_ubyte * (where.size // PAGE))()
-    assert libc.mincore(ctypes.c_void_p(where.start), ctypes.c_size_t(where.size), pages) == 0
-    return sum(each & 1 for each in pages) * PAGE
 
 
 # ---- sizes and alignments -------------------------------------------------------------------------

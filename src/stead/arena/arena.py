@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, SupportsIndex
 
 from stead import _native
+from stead.arena.arrays import new_array
 from stead.arena.care import Care, guard_size, not_live
 from stead.arena.sources import UNIT, Whole, in_reservation
 from stead.arena.statistics import ArenaStatistics, SizeClass
@@ -22,6 +23,7 @@ from stead.securing import PAGE
 from stead.sizes import format_size, parse_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Any, Literal, Self
 
@@ -193,25 +195,14 @@ class Arena(_native.Arena):
 
     def array(
         self,
-        shape: SupportsIndex | tuple[SupportsIndex, ...],
+        shape: SupportsIndex | Iterable[SupportsIndex],
         dtype: DTypeLike = float,
         order: Literal["C", "F"] = "C",
     ) -> numpy.ndarray[Any, Any]:
         """A NumPy array that lives in a Block of this arena, aligned to 64 bytes; its contents are undefined,
         but zeros where the arena was made with ``zero=True``. Raises what ``block`` does, TypeError for a dtype
-        of objects."""
-        import numpy
-
-        kind = numpy.dtype(dtype)
-        if kind.hasobject:
-            raise TypeError(f"dtype is {kind!r}, which holds Python objects: these cannot live in an arena")
-        whole = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
-        size = kind.itemsize
-        for each in map(int, whole):
-            if each < 0:
-                raise ValueError(f"shape is {shape!r}: no dimension may be negative")
-            size *= each
-        return numpy.ndarray(whole, kind, buffer=memoryview(self.block(max(size, 1), 64)), order=order)
+        of objects, ImportError without NumPy."""
+        return new_array(self, shape, dtype, order)
 
     # ---- giving memory back, looking, the end ----
 
