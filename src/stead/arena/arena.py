@@ -324,7 +324,10 @@ class Arena(_native.Arena):
         return self._care.allocate(self, size, alignment, held=True)
 
     def _free_block(self, address: int) -> None:
-        assert self._care
+        """What the core refused to free for a holder, and the careful way for one."""
+        if self._care is None:
+            code, start, _ = self._find(address)
+            raise not_live(code, address, start)
         self._care.free(self, address, held=True)
 
     def _free(self, address: SupportsIndex) -> None:
