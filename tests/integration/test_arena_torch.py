@@ -175,11 +175,11 @@ def test_a_free_waits_for_its_stream(torch_calls: Functions, device: int) -> Non
     arena = addresses_alone()
     waited: list[tuple[int | None, bool]] = []
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
-    def synchronize(stream: int | None) -> int:
+    def wait(stream: int | None) -> int:
         waited.append((stream, arena.owns(address)))
         return 0
 
+    synchronize = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(wait)
     plugin.use(arena, device, synchronize=ctypes.cast(synchronize, ctypes.c_void_p).value)
     try:
         address = torch_calls.allocate(1000, device, 0x1234)
@@ -192,8 +192,9 @@ def test_a_free_waits_for_its_stream(torch_calls: Functions, device: int) -> Non
 
 def test_a_memory_of_ones_own_grows_trims_and_is_hardened(torch_calls: Functions, device: int) -> None:
     """A host's arena, and a careful one: both go through Python, from a thread that holds no GIL."""
-    for options in ({"step": "1 MiB", "keep": "1 MiB"}, {"hardened": True}, {"guard": 4096}):
-        arena = stead.Arena("64 MiB", **options)  # type: ignore[arg-type]
+    choices: list[dict[str, Any]] = [{"step": "1 MiB", "keep": "1 MiB"}, {"hardened": True}, {"guard": 4096}]
+    for options in choices:
+        arena = stead.Arena("64 MiB", **options)
         plugin.use(arena, device, synchronize=0)
         address = torch_calls.allocate(20 * MIB, device, None)
         ctypes.memset(address, 1, 20 * MIB)
@@ -313,9 +314,7 @@ def test_torch_finds_the_functions(device: int, monkeypatch: pytest.MonkeyPatch)
     calls = Functions()
     expected = [ctypes.cast(each, ctypes.c_void_p).value for each in (calls.allocate, calls.free)]
     given: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        torch._C, "_cuda_customAllocator", lambda *each: given.append(each) or object(), raising=False
-    )
+    monkeypatch.setattr(torch._C, "_cuda_customAllocator", lambda *each: given.append(each), raising=False)
     arena = addresses_alone()
     made = plugin.allocator(arena, device)
     assert isinstance(made, torch.cuda.memory.CUDAPluggableAllocator)

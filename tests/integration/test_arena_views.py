@@ -40,7 +40,7 @@ def by_numpy_buffer(block: stead.Block) -> tuple[Any, int]:
     need("numpy")
     import numpy
 
-    array = numpy.frombuffer(block, numpy.uint8)
+    array = numpy.frombuffer(memoryview(block), numpy.uint8)
     return array, array.ctypes.data
 
 
@@ -55,7 +55,7 @@ def by_array_interface(block: stead.Block) -> tuple[Any, int]:
             self.__array_interface__ = block.__array_interface__
 
     array = numpy.asarray(Interface(block))
-    assert (array.dtype, array.shape, array.flags.writeable) == (numpy.uint8, (block.size,), True)
+    assert (str(array.dtype), array.shape, array.flags.writeable) == ("uint8", (block.size,), True)
     return array, array.ctypes.data
 
 
@@ -63,7 +63,7 @@ def by_dlpack(block: stead.Block) -> tuple[Any, int]:
     need("numpy")
     import numpy
 
-    array = numpy.from_dlpack(numpy.frombuffer(block, numpy.uint8))
+    array = numpy.from_dlpack(numpy.frombuffer(memoryview(block), numpy.uint8))
     return array, array.ctypes.data
 
 
@@ -73,7 +73,7 @@ def by_dlpack_to_torch(block: stead.Block) -> tuple[Any, int]:
     import numpy
     import torch
 
-    tensor = torch.from_dlpack(numpy.frombuffer(block, numpy.uint8))
+    tensor = torch.from_dlpack(numpy.frombuffer(memoryview(block), numpy.uint8))
     return tensor, tensor.data_ptr()
 
 
