@@ -82,28 +82,35 @@ static int keep(Arena *self, uint64_t address, size_t size)
     return 0;
 }
 
+/* Apart, so that the way to what is kept has no block on its stack. */
+static __attribute__((noinline)) void *allocate_anew(Arena *self, size_t size, int zeroed)
+{
+    stead_block block;
+    if (obtain(self, size ? size : 1, 16, &block))
+        return NULL;
+    if (zeroed)
+        arena_clear(self, &block, size);
+    return (void *)(uintptr_t)block.address;
+}
+
+static inline void *allocate(Arena *self, size_t size, int zeroed)
+{
+    void *kept = (void *)(uintptr_t)take_kept(self, size);
+    if (__builtin_expect(!kept, 0))
+        return allocate_anew(self, size, zeroed);
+    return zeroed ? memset(kept, 0, size) : kept;
+}
+
 static void *data_allocate(void *arena, size_t size)
 {
     Arena *self = arena;
-    stead_block block = {.address = take_kept(self, size), .usable = size};
-    if (__builtin_expect(!block.address, 0) && obtain(self, size ? size : 1, 16, &block))
-        return NULL;
-    if (__builtin_expect(self->zero, 0))
-        arena_clear(self, &block, block.usable);
-    return (void *)(uintptr_t)block.address;
+    return allocate(self, size, self->zero);
 }
 
 static void *data_zeroed(void *arena, size_t count, size_t each)
 {
-    Arena *self = arena;
     size_t size;
-    if (__builtin_mul_overflow(count, each, &size))
-        return NULL;
-    stead_block block = {.address = take_kept(self, size)};
-    if (__builtin_expect(!block.address, 0) && obtain(self, size ? size : 1, 16, &block))
-        return NULL;
-    arena_clear(self, &block, size);
-    return (void *)(uintptr_t)block.address;
+    return __builtin_mul_overflow(count, each, &size) ? NULL : allocate(arena, size, 1);
 }
 
 static void data_free(void *arena, void *data, size_t size)
