@@ -69,7 +69,7 @@ static uint64_t take_kept(Arena *self, size_t size)
 static int keep(Arena *self, uint64_t address, size_t size)
 {
 #ifndef Py_GIL_DISABLED
-    if (size - 1 < KEPT_MOST && !self->careful) {
+    if (size - 1 < KEPT_MOST && self->keeps && !self->careful) {
         unsigned c = stead_class_of((uint32_t)size);
         Kept *kept = &self->kept[c];
         if (kept->count < (c < STEAD_CLASSES ? KEPT : 1)) {
@@ -129,8 +129,11 @@ static void *data_resize(void *arena, void *data, size_t size)
         return data_allocate(arena, size);
     if (!self->arena || stead_arena_find(self->arena, address, &had) == STEAD_FOREIGN)
         return NULL;
-    if (!self->careful && arena_stretch(self, address, size ? size : 1, STEAD_HOLD, &usable) == STEAD_DONE)
-        return data;
+    for (int tries = self->careful ? 0 : 2; tries--;) {
+        if (arena_stretch(self, address, size ? size : 1, STEAD_HOLD, &usable) == STEAD_DONE)
+            return data;
+        arena_unkeep(self); /* what is kept may lie in the way */
+    }
     void *moved = data_allocate(arena, size);
     if (moved) {
         memcpy(moved, data, had.usable < size ? had.usable : size);

@@ -219,6 +219,21 @@ def test_resize_moves_where_there_is_none(arena: stead.Arena) -> None:
     assert arena.statistics().blocks == 2
 
 
+def test_what_numpy_keeps_is_no_obstacle_to_a_resize(arena: stead.Arena) -> None:
+    with allocating_in(arena):
+        x, behind, last = (np.empty(size, np.uint8) for size in (MIB // 2, MIB // 2, MIB))
+    at = x.ctypes.data
+    for each in (x, behind, last):
+        each[:] = 1
+    del each
+    assert behind.ctypes.data == at + MIB // 2
+    del behind
+    x.resize(MIB, refcheck=False)
+    assert x.ctypes.data == at
+    assert not x[MIB // 2 :].any()
+    assert last.all()
+
+
 def test_small_arrays_grow_within_what_their_size_was_rounded_up_to(arena: stead.Arena) -> None:
     with allocating_in(arena):
         x = np.ones(1100, np.uint8)
