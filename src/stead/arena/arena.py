@@ -48,8 +48,8 @@ class Arena(_native.Arena):
     """Hands out blocks of a range of addresses: small ones and large ones, in constant time, from any thread.
 
     ``source``: a size (bytes, or text such as "1 GiB"), which the arena reserves for itself; a Reservation, in
-    which it commits memory as it grows, or all of which is committed; or a Block of another arena, which is
-    this one's alone from then on.
+    which it commits memory as it grows, or all of which is committed; or a Block of another arena. Those are
+    this one's alone until it ends.
 
     ``backing``: as for Reservation.commit, by default anonymous memory, in transparent huge pages where a
     program may ask for them; "none" for addresses whose memory must not be touched (a device's): then there is
@@ -171,7 +171,7 @@ class Arena(_native.Arena):
             return self._care.size_of(self, at)
         code, start, usable = self._find(at)
         if code not in (_native.ARENA_DONE, _native.ARENA_HELD):
-            raise not_live(code, at, start)
+            raise not_live(code, address.__index__(), start)
         return usable
 
     def resize(self, address: SupportsIndex, size: SupportsIndex | str) -> int | None:
@@ -188,7 +188,7 @@ class Arena(_native.Arena):
         if code == _native.ARENA_NO_SPACE:
             return None
         if code != _native.ARENA_DONE:
-            raise not_live(code, at, self._find(at)[1])
+            raise not_live(code, address.__index__(), self._find(at)[1])
         return at
 
     # ---- for NumPy ----
@@ -337,7 +337,7 @@ class Arena(_native.Arena):
         if self._care:
             self._care.free(self, at)
         elif code := self._give(at):
-            raise not_live(code, at, self._find(at)[1])
+            raise not_live(code, address.__index__(), self._find(at)[1])
 
     # ---- growing ----
 
