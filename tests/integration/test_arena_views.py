@@ -14,17 +14,9 @@ import stead
 from conftest import need
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def arena() -> Iterator[stead.Arena]:
-    with stead.Arena("64 MiB") as arena:  # at whose end no block may be left
-        yield arena
-        gc.collect()
-        arena.check()
 
 
 # ---- ways to see a block's bytes: each returns something that keeps the block, and has its address ----
