@@ -67,6 +67,7 @@ def run_numpys_tests(into: Path, **environment: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_numpys_tests_fail_nowhere_else_in_an_arena(tmp_path: Path) -> None:
     need("numpy")
