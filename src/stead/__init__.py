@@ -3,8 +3,8 @@
 Layers, each importing only to its right (import-linter holds the contract):
 
     cli → demo | view | doctor → testing → arena | peers | handle → claiming → reservation | agreement → parts
-        → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps
-        → placement → ranges → sizes | errors | proc → _native
+        → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps | door
+        → openfiles → placement → ranges → sizes | errors | proc → _native
 """
 
 from stead import peers
