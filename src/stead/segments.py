@@ -180,9 +180,9 @@ def _leave(fd: int) -> None:
 # ---- making, finding, ending ----------------------------------------------------------------------
 
 
-def create(name: str, size: int, *, unique: bool = False) -> Owned:
-    """A new segment of ``size`` bytes. ``unique``: nobody else can have thought of this name, so only this process
-    is asked.
+def create(name: str, size: int, *, unique: bool = False) -> tuple[Owned, Mapping]:
+    """A new segment of ``size`` bytes, mapped. ``unique``: nobody else can have thought of this name, so only this
+    process is asked.
 
     Raises FileExistsError, LimitReached (memory, descriptors).
     """
@@ -197,6 +197,7 @@ def create(name: str, size: int, *, unique: bool = False) -> Owned:
         _write_state(owned.fd, _CLAIMED, 0)
         secure(owned.fd, PAGE + align_up(size, PAGE))
         fcntl.fcntl(owned.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        mapping = Mapping(_locked(owned)[0], size)
         _write_state(owned.fd, _READY, size)
     except BaseException:
         # Now: somebody may wait for it to be gone, and the exception would keep it for as long as it lives.
@@ -204,7 +205,7 @@ def create(name: str, size: int, *, unique: bool = False) -> Owned:
         raise
     _sweep()
     _kept[name] = owned
-    return owned
+    return owned, mapping
 
 
 def _exists(name: str) -> FileExistsError:
@@ -295,17 +296,26 @@ def _unmap(address: int, length: int, fd: int) -> None:
 
 def enter(owned: Owned) -> Mapping | None:
     """Map the contents of a segment; None if it is unlinked, or no segment. Raises LimitReached, Unsupported."""
-    fd = _another(owned.fd)
+    fd, locked = _locked(owned)
     try:
-        entered = _lock(fd, fcntl.F_RDLCK, _MAPPED) is not False  # only who gives the memory back excludes us
         state, size = _state(fd)
     except BaseException:
         os.close(fd)
         raise
-    if not entered or state != _READY:
+    if not locked or state != _READY:
         _leave(fd)
         return None
     return Mapping(fd, size)
+
+
+def _locked(owned: Owned) -> tuple[int, bool]:
+    """The file opened anew, with the lock of those who map it, unless its memory is being given back."""
+    fd = _another(owned.fd)
+    try:
+        return fd, _lock(fd, fcntl.F_RDLCK, _MAPPED) is not False
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def attach(name: str, sent: Descriptor | None = None) -> tuple[Owned, Mapping]:

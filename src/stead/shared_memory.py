@@ -70,11 +70,10 @@ class SharedMemory:
             raise ValueError("name is None, which it can only be where create is True")
         self._track = track
         if name is None:
-            self._make_unnamed(size)
+            self._owned, self._mapping = self._made_unnamed(size)
         else:
             self._name = "/" + name if isinstance(name, str) else name
-            self._make_named(canonical(self._name), size)
-        assert self._mapping is not None
+            self._owned, self._mapping = self._made_named(canonical(self._name), size)
         self._size = self._mapping.size
         self._exporter = self._mapping.exporter()
         self._buf = memoryview(self._exporter)
@@ -83,30 +82,22 @@ class SharedMemory:
         # long as anyone has either of them.
         weakref.finalize(self._buf, _let_go, self._exporter).atexit = False
 
-    def _make_unnamed(self, size: int) -> None:
+    def _made_unnamed(self, size: int) -> tuple[Owned, Mapping]:
         while True:
             self._name = _make_filename()
             with contextlib.suppress(FileExistsError):
-                self._own(segments.create(canonical(self._name), size, unique=True))
-                return
+                return segments.create(canonical(self._name), size, unique=True)
 
-    def _make_named(self, plain: str, size: int) -> None:
-        if self._flags & os.O_EXCL:
-            self._own(segments.create(plain, size))
-            return
-        try:
-            self._owned, self._mapping = segments.attach(plain, _expected(plain))
-        except FileNotFoundError:
-            if not self._flags & os.O_CREAT:
-                raise
+    def _made_named(self, plain: str, size: int) -> tuple[Owned, Mapping]:
+        if not self._flags & os.O_EXCL:
+            try:
+                return segments.attach(plain, _expected(plain))
+            except FileNotFoundError:
+                if not self._flags & os.O_CREAT:
+                    raise
             if size == 0:
-                raise ValueError("size is 0, must be at least 1 byte for memory that is not there yet") from None
-            self._own(segments.create(plain, size))
-
-    def _own(self, owned: Owned) -> None:
-        self._owned, self._mapping = owned, segments.enter(owned)
-        if self._mapping is None:  # unlinked by its name before we were here
-            raise missing(self.name)
+                raise ValueError("size is 0, must be at least 1 byte for memory that is not there yet")
+        return segments.create(plain, size)
 
     @property
     def buf(self) -> memoryview:

@@ -412,12 +412,15 @@ while True:
     except OSError:
         break
 memory.close()  # without a descriptor to spare
+half = attempt(SharedMemory, "half made", create=True, size=10)  # it takes two, and there is one now
+for each in some:
+    each.close()
 for each in more:
     os.close(each)
-say((failed.errno, SharedMemory("few").size))
+say((failed.errno, SharedMemory("few").size, half.errno, SharedMemory("half made", create=True, size=20).size))
 """
     )
-    assert said == (errno.EMFILE, 10)
+    assert said == (errno.EMFILE, 10, errno.EMFILE, 20)
 
 
 def test_a_class_of_ones_own_arrives_as_one() -> None:
