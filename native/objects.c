@@ -177,6 +177,7 @@ typedef struct {
     void *address;
     Py_ssize_t size;
     int readonly;
+    Py_ssize_t exports; /* buffers that have not been released: fewer than refer to it, where an array only does that */
     PyObject *owner;
     PyObject *weakrefs;
 } Exporter;
@@ -208,7 +209,16 @@ static PyObject *exporter_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 static int exporter_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
     Exporter *e = (Exporter *)self;
-    return PyBuffer_FillInfo(view, self, e->address, e->size, e->readonly, flags);
+    if (PyBuffer_FillInfo(view, self, e->address, e->size, e->readonly, flags) < 0)
+        return -1;
+    e->exports++;
+    return 0;
+}
+
+static void exporter_releasebuffer(PyObject *self, Py_buffer *view)
+{
+    (void)view;
+    ((Exporter *)self)->exports--;
 }
 
 static int exporter_traverse(PyObject *self, visitproc visit, void *arg)
@@ -233,6 +243,7 @@ static void exporter_dealloc(PyObject *self)
 
 static PyMemberDef exporter_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Exporter, weakrefs), READONLY, NULL},
+    {"exports", T_PYSSIZET, offsetof(Exporter, exports), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -243,6 +254,7 @@ static PyType_Slot exporter_slots[] = {
     {Py_tp_traverse, exporter_traverse},
     {Py_tp_members, exporter_members},
     {Py_bf_getbuffer, exporter_getbuffer},
+    {Py_bf_releasebuffer, exporter_releasebuffer},
     {0, NULL},
 };
 

@@ -48,7 +48,7 @@ class SentPart:
 @dataclass(frozen=True, slots=True)
 class Handle:
     """What another process of the same user needs to attach a reservation. Small, picklable, and good as long
-    as the process that made it lives and holds the reservation."""
+    as the process that made it lives and holds the reservation, or another that has attached it does."""
 
     identity: Identity
     range: Range
