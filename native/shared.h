@@ -127,5 +127,6 @@ void heap_collect(stead_heap *h); /* what others gave back in this process's spa
 
 void heap_rebuild(stead_heap *h); /* under the heap's lock */
 void heap_reap_place(stead_heap *h, unsigned place); /* under the reap lock; only its own process or a dead one's */
+void heap_reap_own(stead_heap *h);
 
 #endif
