@@ -27,8 +27,30 @@ unsigned roster_join(stead_roster *roster, uint64_t identity)
     return 0;
 }
 
-void roster_leave(stead_roster *roster, unsigned place)
+#define LEAVING (UINT64_C(1) << 24) /* nobody's, and dead: no process has the pid 0 */
+
+static int change(stead_roster *roster, unsigned place, uint64_t from, uint64_t to)
 {
+    return __atomic_compare_exchange_n(&roster->identity[place], &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* Who reaps the place at the same time finds another's when he wants to clear it. */
+unsigned roster_inherit(stead_roster *roster, uint64_t identity)
+{
+    for (unsigned place = 1; place <= STEAD_PLACES; place++) {
+        uint64_t who = __atomic_load_n(&roster->identity[place], __ATOMIC_ACQUIRE);
+        if (who && !roster_alive(who) && change(roster, place, who, identity)) {
+            __atomic_add_fetch(&roster->generation[place], 1, __ATOMIC_SEQ_CST);
+            return place;
+        }
+    }
+    return 0;
+}
+
+void roster_leave(stead_roster *roster, unsigned place, uint64_t identity)
+{
+    if (!change(roster, place, identity, LEAVING))
+        return;
     __atomic_add_fetch(&roster->generation[place], 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&roster->identity[place], 0, __ATOMIC_SEQ_CST);
 }

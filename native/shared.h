@@ -245,5 +245,6 @@ const char *heap_check_reference(stead_heap *h, uint64_t address, unsigned gener
 
 void heap_rebuild(stead_heap *h); /* under the heap's lock */
 void heap_reap_place(stead_heap *h, unsigned place); /* under the reap lock; only its own process or a dead one's */
+void heap_reap_own(stead_heap *h);
 
 #endif
