@@ -76,6 +76,8 @@ void heap_rebuild(stead_heap *h)
             ent_store(a, head, entry(FREE, units));
             units = merge_behind(h, head, units);
         }
+        if (kind == SPAN && !owner_of(e)) /* whoever abandoned it, or gave it back, may not have got so far */
+            unit_set_add(abandoned_of(h, class_of(e)), head);
         runs_relist(a, head, units, kind);
     }
     sets_rebuild(h);
@@ -184,6 +186,7 @@ unsigned stead_heap_reap(stead_heap *h)
 
 void stead_heap_reclaim(stead_heap *h)
 {
+    heap_collect(h);
     stead_arena_purge(&h->side);
     for (unsigned c = 0; c < STEAD_CLASSES; c++) {
         unit_set left = abandoned_of(h, c);
