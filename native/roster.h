@@ -33,10 +33,25 @@ enum {
     ROBUST_TIMEOUT = -1,
 };
 
+#define ROBUST_WAITERS 0x80000000u
+
+static inline uint32_t robust_name(const stead_roster *roster, unsigned place)
+{
+    return (__atomic_load_n(&roster->generation[place], __ATOMIC_RELAXED) << 10 & 0x7ffffc00u) | place;
+}
+
+/* Whether it was free, and is the caller's now. */
+static inline int robust_try(const stead_roster *roster, unsigned me, uint32_t *word)
+{
+    uint32_t free = 0;
+    return __atomic_compare_exchange_n(word, &free, robust_name(roster, me), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
 /* patience: nanoseconds; negative: for ever. */
 int robust_acquire(stead_roster *roster, unsigned me, uint32_t *word, int64_t patience);
 void robust_release(uint32_t *word);
 int robust_mine(const stead_roster *roster, unsigned me, const uint32_t *word);
+int robust_orphaned(const stead_roster *roster, const uint32_t *word); /* its owner has died */
 unsigned robust_owner(const uint32_t *word); /* a place, or 0 */
 
 #endif
