@@ -69,7 +69,10 @@ void sets_rebuild(stead_heap *h)
     for (uint32_t n = 0; n < h->shared->sets_used; n++) {
         uint64_t number = h->sets[n].word;
         uint64_t w = number && number <= h->control_size / 8 ? word_load((uint64_t *)h->shared + number - 1) : 0;
-        if (!(w & OVERFLOW) || SET_OF(w) != n)
+        int named = w & OVERFLOW && SET_OF(w) == n;
+        if (named && empty(&h->sets[n])) /* who was the last of it was killed; its reaper tells the owner of the span */
+            __atomic_store_n((uint64_t *)h->shared + number - 1, w & ~(IDS | OVERFLOW), __ATOMIC_SEQ_CST);
+        if (!named || empty(&h->sets[n]))
             give_set(h, n);
     }
 }

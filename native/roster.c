@@ -27,13 +27,39 @@ unsigned roster_join(stead_roster *roster, uint64_t identity)
     return 0;
 }
 
-void roster_leave(stead_roster *roster, unsigned place)
+#define LEAVING (UINT64_C(1) << 24) /* nobody's, and dead: no process has the pid 0 */
+
+static int change(stead_roster *roster, unsigned place, uint64_t from, uint64_t to)
 {
+    return __atomic_compare_exchange_n(&roster->identity[place], &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* Who reaps the place at the same time finds another's when he wants to clear it. */
+unsigned roster_inherit(stead_roster *roster, uint64_t identity)
+{
+    for (unsigned place = 1; place <= STEAD_PLACES; place++) {
+        uint64_t who = __atomic_load_n(&roster->identity[place], __ATOMIC_ACQUIRE);
+        if (who && !roster_alive(who) && change(roster, place, who, identity)) {
+            __atomic_add_fetch(&roster->generation[place], 1, __ATOMIC_SEQ_CST);
+            return place;
+        }
+    }
+    return 0;
+}
+
+void roster_leave(stead_roster *roster, unsigned place, uint64_t identity)
+{
+    if (!change(roster, place, identity, LEAVING))
+        return;
     __atomic_add_fetch(&roster->generation[place], 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&roster->identity[place], 0, __ATOMIC_SEQ_CST);
 }
 
 /* ---- locks ---- */
+
+#ifndef ROBUST_SLICE /* tests that kill a thousand owners cannot wait so long for each */
+#define ROBUST_SLICE 5000000
+#endif
 
 unsigned robust_owner(const uint32_t *word)
 {
@@ -84,8 +110,9 @@ static int acquire_slowly(stead_roster *roster, uint32_t mine, uint32_t *word, i
             continue;
         seen |= ROBUST_WAITERS;
         int64_t left = deadline - now();
-        struct timespec slice = {0, left < 5000000 ? (long)left : 5000000};
-        if ((left <= 0 || (syscall(SYS_futex, word, FUTEX_WAIT, seen, &slice, NULL, 0) && errno == ETIMEDOUT)) &&
+        struct timespec slice = {0, left < ROBUST_SLICE ? (long)left : ROBUST_SLICE};
+        /* Not only after a timeout: where signals come more often, there is none. */
+        if ((left <= 0 || (syscall(SYS_futex, word, FUTEX_WAIT, seen, &slice, NULL, 0) && errno != EAGAIN)) &&
             dead(roster, seen) &&
             __atomic_compare_exchange_n(word, &seen, mine | ROBUST_WAITERS, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
             return ROBUST_OWNER_DIED;

@@ -20,7 +20,10 @@ typedef struct {
 uint64_t roster_myself(void);            /* this process's identity; 0 without /proc */
 int roster_alive(uint64_t identity);     /* 0 only if it is surely dead */
 unsigned roster_join(stead_roster *roster, uint64_t identity); /* a place, or 0: none is free */
-void roster_leave(stead_roster *roster, unsigned place);       /* nothing may name the place any more */
+/* Where none is free: that of somebody dead, and all that he held, which must be given back under the reap lock first. */
+unsigned roster_inherit(stead_roster *roster, uint64_t identity);
+/* The place of that one, if it still is: nothing may name it any more. */
+void roster_leave(stead_roster *roster, unsigned place, uint64_t identity);
 
 /* ---- locks: waiters 31 · the place's generation 10-30 · place 0-9 ---- */
 

@@ -59,7 +59,9 @@ typedef struct {
     uint64_t unused;
 } transit;
 
+#ifndef TRANSITS /* tests that look at all of it after each instruction have less */
 #define TRANSITS 0x10000u
+#endif
 
 typedef struct {
     uint64_t number; /* of the word, counted from the first of the control memory */
@@ -94,7 +96,9 @@ typedef struct {
     uint64_t tail __attribute__((aligned(64))); /* the next to be sent; phases that were completed */
 } __attribute__((aligned(128))) heap_object;
 
+#ifndef OBJECTS
 #define OBJECTS 4096u
+#endif
 
 typedef struct {
     unsigned place;
@@ -195,6 +199,7 @@ stead_heap *heap_of(stead_arena *a);
 /* In the span at `head`, a block's payload has become zero, and it is not this process's span. */
 void heap_dropped(stead_heap *h, uint32_t head);
 void heap_free_large(stead_heap *h, uint32_t head);
+void heap_collect(stead_heap *h); /* blocks that others freed in spans of this process */
 
 /* Under the heap's lock: a block's payload has become zero. */
 void heap_freed(stead_heap *h, uint32_t head);
@@ -241,5 +246,6 @@ const char *heap_check_reference(stead_heap *h, uint64_t address, unsigned gener
 
 void heap_rebuild(stead_heap *h); /* under the heap's lock */
 void heap_reap_place(stead_heap *h, unsigned place); /* under the reap lock; only its own process or a dead one's */
+void heap_reap_own(stead_heap *h);
 
 #endif

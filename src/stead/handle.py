@@ -48,7 +48,7 @@ class SentPart:
 @dataclass(frozen=True, slots=True)
 class Handle:
     """What another process of the same user needs to attach a reservation. Small, picklable, and good as long
-    as the process that made it lives and holds the reservation."""
+    as the process that made it lives and holds the reservation, or another that has attached it does."""
 
     identity: Identity
     range: Range
@@ -182,6 +182,7 @@ class FailedArrival:
 
     # What Python, and NumPy, look up in the class.
     __enter__ = __len__ = __iter__ = __getitem__ = __setitem__ = __array__ = _refuse
+    __array_interface__ = property(_refuse)
 
     def __exit__(self, *exception: object) -> None: ...
 

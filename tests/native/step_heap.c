@@ -1,105 +1,16 @@
 /* A process works with a heap and is killed after every single instruction: what it leaves is repaired by another one,
  * looked through, and used on. Then the repair is killed in the same way, and repaired again.
- *   step_heap [EVERY [locked]]   step the repair of every EVERYth state; 0: of none; "locked": of those with the lock taken
- * ptrace executes one instruction at a time; wherever that has changed the shared memory, a copy of it is what would be
- * left. Which process is dead is said by a roster_alive() of our own. */
+ *   step_heap [EVERY [locked]]   step the repair of every EVERYth state; 0: of none; "locked": of those with the lock taken */
 #define _GNU_SOURCE
-#include "shared.h"
-
-#include <errno.h>
-#include <inttypes.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "stepper.h"
 
 #define BASE (UINT64_C(1) << 44)
-#define MAX_UNITS 192u
 #define FIRST_UNITS 96u
 #define KEPT 64
 
 enum { SURVIVOR = 1, VICTIM = 2, REPAIRER = 3, OTHERS = 4 }; /* identities, and mostly places */
 
-static const char *doing = "setting up";
-
-#define MUST(condition)                                                                                    \
-    do {                                                                                                   \
-        if (!(condition)) {                                                                                \
-            printf("%s:%d: while %s, state %u: not so: %s\n", __FILE__, __LINE__, doing, states, #condition); \
-            fflush(stdout);                                                                                \
-            abort();                                                                                       \
-        }                                                                                                  \
-    } while (0)
-
-static unsigned states, instructions, repairs, repair_states, repair_instructions;
-static unsigned dead; /* identities, as bits */
-
-uint64_t roster_myself(void) { return 0; }
-int roster_alive(uint64_t identity) { return !(dead >> identity & 1); }
-
-/* ---- memory ---- */
-
-static void *map(uint64_t size, int shared)
-{
-    void *got = mmap(NULL, size, PROT_READ | PROT_WRITE, (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    MUST(got != MAP_FAILED);
-    return got;
-}
-
-/* The parts of the control memory that such a small heap with few processes uses. */
-typedef struct {
-    uint64_t at, size;
-} part;
-static part parts[16];
-static unsigned part_count, compared; /* the last is large: only where it is used */
-
-static void use_part(const stead_heap *h, const void *from, uint64_t size)
-{
-    parts[part_count++] = (part){(uint64_t)((const char *)from - (const char *)h->shared), size};
-}
-
-static void find_parts(const stead_heap *h)
-{
-    const stead_arena *a = &h->side;
-    uint64_t set = unit_set_words(MAX_UNITS) * 8;
-    use_part(h, h->shared, sizeof(heap_shared));
-    use_part(h, a->ent, MAX_UNITS * 8);
-    use_part(h, a->links_of_runs, MAX_UNITS * sizeof(list_link));
-    use_part(h, a->zero, MAX_UNITS * sizeof(zero_part));
-    use_part(h, h->words[0], MAX_UNITS * UINT64_C(128));
-    use_part(h, h->sets, 8 * sizeof(holder_set));
-    use_part(h, ever_of(h, 0).summary, 16 * set);
-    use_part(h, dropped_of(h, 0).summary, 16 * set);
-    use_part(h, abandoned_of(h, 0).summary, STEAD_CLASSES * set);
-    compared = part_count;
-    use_part(h, h->words[1], MAX_UNITS * UINT64_C(2048));
-}
-
-static int same(const char *one, const char *other)
-{
-    for (unsigned i = 0; i < compared; i++)
-        if (memcmp(one + parts[i].at, other + parts[i].at, parts[i].size))
-            return 0;
-    const uint64_t *entries = (const uint64_t *)(const void *)(other + parts[1].at);
-    for (uint32_t unit = 0; unit < MAX_UNITS; unit++) {
-        uint64_t e = entries[unit], at = parts[compared].at + unit * UINT64_C(2048);
-        if (kind_of(e) == SPAN && !back_of(e) && class_of(e) < 11 && memcmp(one + at, other + at, blocks_in(e) * UINT64_C(8)))
-            return 0;
-    }
-    return 1;
-}
-
-static void copy(char *to, const char *from)
-{
-    for (unsigned i = 0; i < part_count; i++)
-        memcpy(to + parts[i].at, from + parts[i].at, parts[i].size);
-}
-
-static uint64_t private_size, control_size;
+static unsigned instructions, repairs, repair_states, repair_instructions;
 
 /* ---- what the survivor has ---- */
 
@@ -111,29 +22,7 @@ typedef struct {
 
 static process survivor, others[4];
 
-static stead_heap *join(void *control, uint64_t identity)
-{
-    stead_heap *h = NULL;
-    MUST(stead_heap_attach(control, map(private_size, 0), identity, &h) == STEAD_DONE);
-    return h;
-}
-
-static uint64_t take(stead_heap *h, uint64_t size)
-{
-    stead_shared_block block;
-    MUST(stead_heap_take(h, size, 16, 0, &block) == STEAD_DONE);
-    return block.address;
-}
-
 static uint64_t keep(process *p, uint64_t size) { return p->blocks[p->count++] = take(p->heap, size); }
-
-static void lease(stead_heap *h, uint64_t address)
-{
-    stead_shared_block block;
-    MUST(stead_heap_lease(h, address, -1, &block) == STEAD_DONE && block.address == address);
-}
-
-static void release(stead_heap *h, uint64_t address) { MUST(stead_heap_release(h, address) == STEAD_DONE); }
 
 static void give_up(process *p, uint64_t address)
 {
@@ -141,15 +30,6 @@ static void give_up(process *p, uint64_t address)
     for (unsigned i = 0; i < p->count; i++)
         if (p->blocks[i] == address)
             p->blocks[i] = p->blocks[--p->count];
-}
-
-static void look(stead_heap *h)
-{
-    uint32_t unit = 0;
-    const char *wrong = stead_heap_check(h, &unit);
-    if (wrong)
-        printf("unit %u: %s\n", unit, wrong);
-    MUST(!wrong);
 }
 
 /* ---- after the death of some: everything as it should be, in a copy ---- */
@@ -178,6 +58,7 @@ static void check_what_is_left(const char *control)
     stead_heap *h = (stead_heap *)(void *)private_memory;
     heap_place_tables(h, (heap_shared *)(void *)image, MAX_UNITS);
 
+    look(h); /* who looks before it is repaired finds nothing wrong, either */
     stead_heap_reap(h);
     for (unsigned place = 1; place < PLACES; place++) {
         uint64_t identity = h->shared->roster.identity[place];
@@ -208,71 +89,16 @@ static void check_what_is_left(const char *control)
         MUST(!(h->words[1][i] & PAYLOAD) && (i >= MAX_UNITS * 16 || !(h->words[0][i] & PAYLOAD)));
 }
 
-/* ---- stepping ---- */
-
-static void pause_here(void) { raise(SIGUSR1); }
-
-/* Run `work` in a child, one instruction after the other; on each new state of the shared memory `meet`; where it
- * pauses, `between` with the number of the pause. Afterwards it has ended by itself. */
-static void step(char *control, void (*work)(void *control), void (*between)(unsigned), void (*meet)(const char *), unsigned *count)
-{
-    static char *seen[2];
-    static unsigned depth;
-    if (!seen[depth])
-        seen[depth] = map(control_size, 0);
-    char *last = seen[depth];
-    copy(last, control);
-    fflush(stdout);
-    pid_t child = fork();
-    MUST(child >= 0);
-    if (!child) {
-        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
-        pause_here();
-        work(control);
-        _exit(0);
-    }
-    depth++;
-    for (unsigned pauses = 0;;) {
-        int status;
-        MUST(waitpid(child, &status, 0) == child);
-        if (WIFEXITED(status)) {
-            MUST(WEXITSTATUS(status) == 0);
-            break;
-        }
-        MUST(WIFSTOPPED(status));
-        int pausing = WSTOPSIG(status) == SIGUSR1;
-        if (!pausing && WSTOPSIG(status) != SIGTRAP) {
-            printf("while %s: signal %d\n", doing, WSTOPSIG(status));
-            abort();
-        }
-        ++*count;
-        if (!same(last, control)) {
-            copy(last, control);
-            meet(control);
-        }
-        if (pausing && pauses++ && between) {
-            between(pauses - 1);
-            copy(last, control);
-        }
-        MUST(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0);
-    }
-    depth--;
-}
-
 /* ---- what the victim does ---- */
 
 enum { SMALL, LARGE_ONE, FOUR_HOLDERS, FIVE_HOLDERS };
 static uint64_t handed_over[4];
-static struct {
-    uint64_t address, more;
-} * passed; /* from the victim, in shared memory */
-
 static void victim(void *control)
 {
     stead_heap *h = join(control, VICTIM);
     uint64_t mine[24], big[4];
     stead_run run;
-    doing = "allocating";
+    passed->doing = "allocating";
     for (unsigned i = 0; i < 6; i++)
         mine[i] = take(h, 1000); /* a new span, or one that another left */
     mine[6] = take(h, 64);
@@ -281,29 +107,29 @@ static void victim(void *control)
     passed->address = mine[6];
     passed->more = big[1];
     pause_here(); /* 1: the survivor leases them */
-    doing = "growing";
+    passed->doing = "growing";
     (void)stead_heap_begin_growth(h);
     stead_heap_extend(h, 24, 1);
     stead_heap_end_growth(h);
-    doing = "aligning";
+    passed->doing = "aligning";
     stead_shared_block block;
     MUST(stead_heap_take(h, 20000, 65536, STEAD_LAST, &block) == STEAD_DONE);
     big[2] = block.address;
-    doing = "leasing";
+    passed->doing = "leasing";
     for (unsigned i = 0; i < 4; i++)
         lease(h, handed_over[i]);
     lease(h, handed_over[0]); /* again: only counted */
     pause_here(); /* 2: all others give up 0 (small), 1 (large) and 2 (which had five holders) */
-    doing = "dropping what is another's";
+    passed->doing = "dropping what is another's";
     release(h, handed_over[0]);
     for (unsigned i = 0; i < 4; i++)
         release(h, handed_over[i]);
-    doing = "freeing";
+    passed->doing = "freeing";
     for (unsigned i = 0; i < 7; i++)
         release(h, mine[i]);
     for (unsigned i = 0; i < 3; i++)
         release(h, big[i]);
-    doing = "freeing between what is free";
+    passed->doing = "freeing between what is free";
     uint64_t row[5], away = 0;
     for (unsigned i = 0; i < 5; i++)
         row[i] = take(h, 17000);
@@ -313,11 +139,11 @@ static void victim(void *control)
         release(h, row[order[i]]);
         release(h, away);
     }
-    doing = "giving memory back";
+    passed->doing = "giving memory back";
     stead_arena_purge(&h->side);
     MUST(stead_heap_checkout(h, 4096, &run));
     stead_heap_checkin(h, &run, 1);
-    doing = "taking what others freed";
+    passed->doing = "taking what others freed";
     uint64_t many[40];
     unsigned count = 0;
     for (; count < 17; count++)
@@ -328,11 +154,13 @@ static void victim(void *control)
     pause_here(); /* 4: and gives it up */
     for (; count < 34; count++)
         many[count] = take(h, 4096);
-    doing = "rebuilding";
+    passed->doing = "rebuilding";
     stead_heap_rebuild(h);
-    doing = "reaping";
+    passed->doing = "reaping";
     stead_heap_reap(h);
-    doing = "leaving";
+    passed->doing = "reclaiming";
+    stead_heap_reclaim(h);
+    passed->doing = "leaving";
     stead_heap_detach(h);
 }
 
@@ -422,6 +250,12 @@ static void set_up(char *control)
         survivor.blocks[survivor.count] = take(left, 1000);
     lease(survivor.heap, survivor.blocks[survivor.count++]);
     stead_heap_detach(left);
+    /* And one in which there is nothing any more, since the survivor gave it up after its owner had left. */
+    left = join(control, OTHERS + 4);
+    uint64_t only = take(left, 2500);
+    lease(survivor.heap, only);
+    stead_heap_detach(left);
+    release(survivor.heap, only);
     survivor.blocks[survivor.count] = take(others[3].heap, 5000);
     lease(survivor.heap, survivor.blocks[survivor.count++]);
     (void)take(others[3].heap, 30000);
@@ -443,10 +277,11 @@ int main(int count, char **arguments)
 {
     every = count > 1 ? (unsigned)strtoul(arguments[1], NULL, 10) : 60;
     only_locked = count > 2;
+    passed = map(4096, 1);
+    passed->doing = "setting up";
     control_size = stead_heap_control_size(MAX_UNITS);
     private_size = stead_heap_private_size(MAX_UNITS);
     char *control = map(control_size, 1);
-    passed = map(4096, 1);
     set_up(control);
     look(survivor.heap);
     step(control, victim, between, meet_victim, &instructions);
