@@ -1,9 +1,9 @@
 """Channel: a queue of objects in a heap, from many processes to many.
 
-A message is in a cell of the channel's block (native/channel.c): a kind, some bytes, and perhaps a block of the heap,
-which the cell keeps. What is small is in the bytes; what is in the heap already is the block; for everything else a
-block is made. native/channel_type.c has the kinds up to 15, which need no Python code. What is unpickled was written
-by a process of this user that has the heap attached: see handle.py.
+A message is in a cell of the channel's block (native/channel.c): a kind, some bytes, and perhaps a block of the
+heap, which the cell keeps. What is small is in the bytes; what is in the heap already is the block; for
+everything else a block is made. native/channel_type.c has the kinds up to 15, which need no Python code. What is
+unpickled was written by a process of this user that has the heap attached: see handle.py.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ class Channel(_native.Channel):
     """A queue of objects in a heap, from any number of threads of any processes to any number. Made by
     :meth:`stead.SharedHeap.channel`.
 
-    Each message is received once, in the order in which they were sent. A process that is killed takes with it at most
-    the message that it was just receiving. Iterating receives until the channel is closed and empty; ``with`` closes
-    it. Pickled it travels as a reference. Where the heap is attached read-only one can receive, and not send.
+    Each message is received once, in the order in which they were sent. A process that is killed takes with it at
+    most the message that it was just receiving. Iterating receives until the channel is closed and empty;
+    ``with`` closes it. Pickled it travels as a reference. Where the heap is attached read-only one can receive,
+    and not send.
 
     It lives as long as anybody holds it, and so do the messages in it. What a message refers to is kept by the
-    channel. But of a message with several blocks of the heap in it (a list of arrays), all but the first are only on
-    their way: they are kept as long as the heap's ``transit`` says.
+    channel. But of a message with several blocks of the heap in it (a list of arrays), all but the first are only
+    on their way: they are kept as long as the heap's ``transit`` says.
     """
 
     __slots__ = ()
@@ -70,7 +71,9 @@ class Channel(_native.Channel):
         raise TypeError("a Channel is made by SharedHeap.channel()")
 
     @classmethod
-    def _make(cls, heap: SharedHeap, capacity: SupportsIndex, inline: SupportsIndex, spin: float | None) -> Channel:
+    def _make(
+        cls, heap: SharedHeap, capacity: SupportsIndex, inline: SupportsIndex, spin: float | None
+    ) -> Channel:
         cells, most = capacity.__index__(), inline.__index__()
         if not 1 <= cells < 1 << 31:
             raise ValueError(f"capacity is {capacity!r}, must be at least 1 message, and less than 2**31")
@@ -159,8 +162,8 @@ class Channel(_native.Channel):
     # ---- its end ----
 
     def close(self) -> None:
-        """Nothing can be sent any more, by anybody; what is in it can be received. Idempotent. Who waits for room, or for
-        a message where there is none, gets ChannelClosed."""
+        """Nothing can be sent any more, by anybody; what is in it can be received. Idempotent. Who waits for
+        room, or for a message where there is none, gets ChannelClosed."""
         if got := self.heap._channel_close(self._index):
             raise self._wrong(got)
 
@@ -181,9 +184,13 @@ class Channel(_native.Channel):
         if code == _native.HEAP_CLOSED:
             return ChannelClosed(f"{self!r}" + (": all has been received" if call == "receive" else ""))
         if code == _native.HEAP_TIMEOUT:
-            return ChannelEmpty(f"{self!r}: nothing came in time") if call == "receive" else ChannelFull(f"{self!r}")
+            return (
+                ChannelEmpty(f"{self!r}: nothing came in time") if call == "receive" else ChannelFull(f"{self!r}")
+            )
         if code == _native.HEAP_FULL and call == "receive":
-            return LimitReached(f"{self!r}: no more holders of its block can be noted", "holders of a heap's blocks")
+            return LimitReached(
+                f"{self!r}: no more holders of its block can be noted", "holders of a heap's blocks"
+            )
         if code == _native.HEAP_FULL:
             return LimitReached(f"{self!r}: 255 messages have that block already", "references to a block")
         if code == _native.HEAP_NOT_LIVE and call == "receive":
@@ -200,7 +207,8 @@ class Channel(_native.Channel):
         if kind is Ref and obj.heap is self.heap:  # type: ignore[attr-defined]
             return self._send_held(_REF, obj._blocks(), timeout, spin)  # type: ignore[attr-defined]
         if kind is SharedBlock and obj.heap is self.heap and not obj.freed:  # type: ignore[attr-defined]
-            return self._deliver(_BLOCK, _LENGTH.pack(obj.size), obj.address, timeout, spin)  # type: ignore[attr-defined]
+            return self._deliver(_BLOCK, _LENGTH.pack(obj.size), obj.address, timeout, spin)  # type:
+            ignore[attr - defined]
         if _is_heap_array(kind) and (found := _array_header(obj, self.heap)) and len(found[0]) <= self.inline:
             return self._deliver(_ARRAY, found[0], found[1], timeout, spin)
         if kind is bytes:
@@ -225,9 +233,7 @@ class Channel(_native.Channel):
             view[: len(data)] = data
         self._deliver(kind, _LENGTH.pack(len(data)), block.address, timeout, spin)
 
-    def _send_held(
-        self, kind: int, held: tuple[Held, ...], timeout: float | None, spin: float | None
-    ) -> None:
+    def _send_held(self, kind: int, held: tuple[Held, ...], timeout: float | None, spin: float | None) -> None:
         """A Ref, or the object that it refers to: the first block in the cell, the others on their way."""
         header = b"".join(_HELD.pack(*each[:3]) for each in held)
         with _underway(self.heap, held[1:]):
@@ -243,8 +249,9 @@ class Channel(_native.Channel):
         if kind == _PICKLED:
             return pickle.loads(data)
         if held is not None and kind in (_REF, _OBJECT):
-            own, *others = (Held(*each, held) for each in _HELD.iter_unpack(data))
-            return self._opened(kind, (own, *_arrived(self.heap, others)))
+            _, end, number = _HELD.unpack_from(data)
+            others = _arrived(self.heap, data[_HELD.size :])
+            return self._opened(kind, (Held(address, end, number, held), *others))
         if held is not None and kind == _ARRAY:
             return _array(self.heap, data, address, held)
         if held is not None and kind in (_BLOCK, _BYTES_BLOCK, _PICKLED_BLOCK, _OBJECT_BLOCK):
@@ -258,8 +265,7 @@ class Channel(_native.Channel):
                     contents = bytes(view)
                 if kind == _BYTES_BLOCK:
                     return contents
-                blocks = (Held(*each, held) for each in _HELD.iter_unpack(contents[1:]))
-                return self._opened(contents[0], tuple(_arrived(self.heap, blocks)))
+                return self._opened(contents[0], tuple(_arrived(self.heap, contents[1:])))
         raise Corrupted(f"{self!r}: a message of kind {kind} with {len(data)} bytes", address=self._address)
 
     def _opened(self, kind: int, held: tuple[Held, ...]) -> Any:
@@ -303,15 +309,13 @@ def _underway(heap: SharedHeap, held: tuple[Held, ...]) -> Iterator[None]:
         raise
 
 
-def _arrived(heap: SharedHeap, blocks: Any) -> Iterator[Held]:
-    for start, end, generation, _ in blocks:
+def _arrived(heap: SharedHeap, blocks: bytes) -> Iterator[Held]:
+    for start, end, generation in _HELD.iter_unpack(blocks):
         heap._received(start, generation, end - start)
         yield Held(start, end, generation, hold(heap, start))
 
 
-def _arrive_channel(
-    identity: bytes, handle: bytes, address: int, generation: int, index: int, spin: int
-) -> Any:
+def _arrive_channel(identity: bytes, handle: bytes, address: int, generation: int, index: int, spin: int) -> Any:
     def arrived(heap: SharedHeap) -> Channel:
         heap._received(address, generation, 1)
         return Channel._of(heap, _lease(heap, address), address, generation, index, spin)
@@ -351,7 +355,8 @@ def _array(heap: SharedHeap, header: bytes, start: int, held: _native.Finalizer)
 
 
 class _NotInline(Exception):
-    """It has large buffers, or something of the heap: it is put, which copies the former once, the latter never."""
+    """It has large buffers, or something of the heap: it is put, which copies the former once, the latter
+    never."""
 
 
 class _Writer(pickle.Pickler):

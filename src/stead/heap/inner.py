@@ -1,5 +1,5 @@
-"""What lives in a heap besides blocks (locks, channels), as Python sees it: bound to a small block, which the Python
-object holds. So it lives as long as anybody holds that, anywhere, and travels as blocks do."""
+"""What lives in a heap besides blocks (locks, channels), as Python sees it: bound to a small block, which the
+Python object holds. So it lives as long as anybody holds that, anywhere, and travels as blocks do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def make(heap: SharedHeap, kind: int, address: int, a: int, b: int) -> int:
 
 
 def nanoseconds(timeout: float | None) -> int:
-    """A timeout in seconds for the core: None is for ever, and what is not positive is now. Raises OverflowError."""
+    """A timeout in seconds for the core: None is for ever, and what is not positive is now. Raises
+    OverflowError."""
     if timeout is None:
         return -1
     if timeout > TIMEOUT_MAX:
@@ -52,6 +53,10 @@ class Inner:
     __slots__ = ("__weakref__", "_address", "_generation", "_heap", "_hold", "_index")
 
     _heap: SharedHeap
+    _hold: _native.Finalizer
+    _address: int
+    _generation: int
+    _index: int
 
     def __new__(cls, *arguments: object, **named: object) -> Self:
         raise TypeError(f"a {cls.__name__} is made by SharedHeap.{cls.__name__.lower()}()")
@@ -90,8 +95,7 @@ class Inner:
         return (
             isinstance(other, Inner)
             and self._heap is other._heap
-            and (self._address, self._generation, self._index)
-            == (other._address, other._generation, other._index)
+            and (self._address, self._generation, self._index) == (other._address, other._generation, other._index)
         )
 
     def __hash__(self) -> int:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 class Primitives:
-    """Each of these lives as long as any process holds it, can be sent anywhere, and all but ``channel`` cost 16 bytes
-    of the heap. A heap has at most 4096 of them. Each method raises what ``block`` does, and LimitReached."""
+    """Each of these lives as long as any process holds it, can be sent anywhere, and all but ``channel`` cost 16
+    bytes of the heap. A heap has at most 4096 of them. Each method raises what ``block`` does, and
+    LimitReached."""
 
     __slots__ = ()
 
@@ -38,15 +39,16 @@ class Primitives:
     def barrier(  # type: ignore[misc]
         self: SharedHeap, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> Barrier:
-        """A Barrier in the heap for ``parties`` threads of any processes. ``action`` is called by the last one that
-        arrives, before they go on; it travels with the barrier by pickle. ``timeout``: seconds, where ``wait`` does not
-        say."""
+        """A Barrier in the heap for ``parties`` threads of any processes. ``action`` is called by the last one
+        that arrives, before they go on; it travels with the barrier by pickle. ``timeout``: seconds, where
+        ``wait`` does not say."""
         return Barrier._make(self, parties, action, timeout)
 
     def channel(  # type: ignore[misc]
         self: SharedHeap, capacity: SupportsIndex = 256, inline: SupportsIndex = 224, *, spin: float | None = None
     ) -> Channel:
         """A queue in the heap, from many processes to many, with room for ``capacity`` messages. Those of up to
-        ``inline`` bytes (64 to 4096) need no block of their own; all of that is allocated at once. ``spin``: seconds to
-        look again and again before sleeping, 20 us by default where there is more than one processor."""
+        ``inline`` bytes (64 to 4096) need no block of their own; all of that is allocated at once. ``spin``:
+        seconds to look again and again before sleeping, 20 us by default where there is more than one
+        processor."""
         return Channel._make(self, capacity, inline, spin)

@@ -7,7 +7,7 @@ killed at any moment: where that may have left something half done, the next one
 from __future__ import annotations
 
 import time
-from threading import TIMEOUT_MAX, BrokenBarrierError
+from threading import BrokenBarrierError
 from typing import TYPE_CHECKING
 
 from stead import _native
@@ -17,7 +17,7 @@ from stead.heap.inner import BARRIER, CONDITION, LOCK, SEMAPHORE, Inner, nanosec
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Any, Literal, TypeVar
+    from typing import Any, Literal, Self, TypeVar
 
     from stead.heap.heap import SharedHeap
 
@@ -28,8 +28,8 @@ class Lock(Inner):
     """A lock between processes; threads of a process exclude each other, too. Made by
     :meth:`stead.SharedHeap.lock`. It is not reentrant, and any thread of the process that has it may release it.
 
-    Where the process that held it has ended, the next one that acquires it gets the lock *and* OwnerDied, once: what
-    it guards may be half done. Repair that, and release the lock.
+    Where the process that held it has ended, the next one that acquires it gets the lock *and* OwnerDied, once:
+    what it guards may be half done. Repair that, and release the lock.
     """
 
     __slots__ = ()
@@ -73,7 +73,8 @@ class Lock(Inner):
         return self._heap._lock_owner(self._index) == self._heap._place
 
     def __enter__(self) -> Literal[True]:
-        """As ``acquire``; but where that raises OwnerDied the lock is released again, and the next one is not told."""
+        """As ``acquire``; but where that raises OwnerDied the lock is released again, and the next one is not
+        told."""
         try:
             self.acquire()
         except OwnerDied:
@@ -104,8 +105,9 @@ def _patience(blocking: bool, timeout: float | None) -> int:
 class Condition(Inner):
     """A condition variable between processes, with a Lock. Made by :meth:`stead.SharedHeap.condition`.
 
-    Who is killed while it waits has taken nobody's notification. Where a process is killed in the lock, one of those
-    that wait (or the next one that acquires) gets the lock and OwnerDied, since whoever was to notify may be dead.
+    Who is killed while it waits has taken nobody's notification. Where a process is killed in the lock, one of
+    those that wait (or the next one that acquires) gets the lock and OwnerDied, since whoever was to notify may
+    be dead.
     """
 
     __slots__ = ("_lock",)
@@ -172,8 +174,8 @@ class Condition(Inner):
         raise self._refusal(got)
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
-        """Wait until ``predicate()``, called with the lock held, is true, or for ``timeout`` seconds: what it answered
-        last. Raises what ``wait`` does."""
+        """Wait until ``predicate()``, called with the lock held, is true, or for ``timeout`` seconds: what it
+        answered last. Raises what ``wait`` does."""
         end = None if timeout is None else time.monotonic() + timeout
         while not (result := predicate()):
             left = None if end is None else end - time.monotonic()
@@ -205,21 +207,21 @@ class Semaphore(Inner):
     """A number of permits. Made by :meth:`stead.SharedHeap.semaphore`.
 
     The permits that a process has when it ends, in whatever way, come back. Who releases more than its process has
-    adds permits; so for telling others how much there is to do a Channel is better: what was taken from it by who is
-    killed does not come back.
+    adds permits; so for telling others how much there is to do a Channel is better: what was taken from it by who
+    is killed does not come back.
     """
 
     __slots__ = ()
 
     @classmethod
-    def _make(cls, heap: SharedHeap, value: int, most: int = 0) -> Semaphore:
+    def _make(cls, heap: SharedHeap, value: int, most: int = 0) -> Self:
         if value < 0:
             raise ValueError(f"semaphore initial value is {value!r}, must be >= 0")
         return cls._new(heap, SEMAPHORE, value, most)
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Take a permit: True; or False where there was none within ``timeout`` seconds (None: for ever), or at once
-        where not ``blocking``. Raises ValueError as threading.Semaphore does."""
+        """Take a permit: True; or False where there was none within ``timeout`` seconds (None: for ever), or at
+        once where not ``blocking``. Raises ValueError as threading.Semaphore does."""
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
         got = self._heap._semaphore_acquire(self._index, nanoseconds(timeout) if blocking else 0)
@@ -351,6 +353,3 @@ class Barrier(Inner):
         except (Released, TypeError):
             return self._said("ended")
         return self._said("broken" if broken else "whole", f", waiters={waiting}/{parties}")
-
-
-__all__ = ["TIMEOUT_MAX", "Barrier", "BoundedSemaphore", "Condition", "Lock", "Semaphore"]
