@@ -133,13 +133,15 @@ class Channel(_native.Channel):
         self._spin = _spin(seconds)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Channel) and self.heap is other.heap and self._key() == other._key()
+        return (
+            isinstance(other, Channel)
+            and self._address == other._address
+            and self._generation == other._generation
+            and self.heap is other.heap
+        )
 
     def __hash__(self) -> int:
-        return hash(self._key())
-
-    def _key(self) -> tuple[int, int]:
-        return self._address, self._generation
+        return hash((self._address, self._generation))
 
     def __repr__(self) -> str:
         try:
@@ -203,16 +205,15 @@ class Channel(_native.Channel):
         """What the core does not send by itself."""
         if self.heap._read_only:
             raise Unsupported("sending", "a heap that is attached for writing", f"{self.heap!r}")
-        kind = type(obj)
-        if kind is Ref and obj.heap is self.heap:  # type: ignore[attr-defined]
-            return self._send_held(_REF, obj._blocks(), timeout, spin)  # type: ignore[attr-defined]
-        if kind is SharedBlock and obj.heap is self.heap and not obj.freed:  # type: ignore[attr-defined]
-            return self._deliver(_BLOCK, _LENGTH.pack(obj.size), obj.address, timeout, spin)  # type:
-            ignore[attr - defined]
-        if _is_heap_array(kind) and (found := _array_header(obj, self.heap)) and len(found[0]) <= self.inline:
+        if isinstance(obj, Ref) and obj.heap is self.heap:
+            return self._send_held(_REF, obj._blocks(), timeout, spin)
+        if isinstance(obj, SharedBlock) and obj.heap is self.heap and not obj.freed:
+            return self._deliver(_BLOCK, _LENGTH.pack(obj.size), obj.address, timeout, spin)
+        found = _array_header(obj, self.heap) if _is_heap_array(type(obj)) else None
+        if found and len(found[0]) <= self.inline:
             return self._deliver(_ARRAY, found[0], found[1], timeout, spin)
-        if kind is bytes:
-            return self._send_large(_BYTES_BLOCK, obj, timeout, spin)  # type: ignore[arg-type]
+        if type(obj) is bytes:
+            return self._send_large(_BYTES_BLOCK, obj, timeout, spin)
         data = _pickled(obj, self.heap, self.inline)
         if data is None:
             return self._send_held(_OBJECT, self.heap.put(obj)._blocks(), timeout, spin)
@@ -361,14 +362,15 @@ class _NotInline(Exception):
 
 class _Writer(pickle.Pickler):
     def __init__(self, file: io.BytesIO, heap: SharedHeap, most: int) -> None:
-        super().__init__(file, 5, buffer_callback=self._buffer)
-        self._heap, self._most = heap, most
+        def inline(buffer: pickle.PickleBuffer) -> bool:
+            with memoryview(buffer) as view:
+                if view.nbytes > most:
+                    raise _NotInline
+            return True
 
-    def _buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        with memoryview(buffer) as view:
-            if view.nbytes > self._most:
-                raise _NotInline
-        return True
+        # No method: with a cycle, what was pickled would be kept until the next garbage collection.
+        super().__init__(file, 5, buffer_callback=inline)
+        self._heap, self._most = heap, most
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
@@ -389,9 +391,6 @@ def _pickled(obj: object, heap: SharedHeap, most: int) -> bytes | None:
     except _NotInline:
         return None
     return file.getvalue()
-
-
-# ---- spinning -----------------------------------------------------------------------------------
 
 
 def _default_spin() -> float:
