@@ -276,7 +276,8 @@ def test_a_bounded_semaphore_has_no_more(heap: stead.SharedHeap) -> None:
 
 
 def test_permits_beyond_what_is_counted(heap: stead.SharedHeap) -> None:
-    """A consumer never gives back what it acquires: 65,535 of that are counted, and more must not wait for ever."""
+    """A consumer never gives back what it acquires: 65,535 of that are counted, and more must not wait for
+    ever."""
     semaphore = heap.semaphore(70_000)
     for _ in range(69_990):
         assert semaphore.acquire(False)
