@@ -37,7 +37,7 @@ static void give_up(void)
 
 #define MUST(condition)                                                              \
     do {                                                                             \
-        __atomic_fetch_add(&checks, 1, __ATOMIC_RELAXED);                                                                  \
+        __atomic_fetch_add(&checks, 1, __ATOMIC_RELAXED);                            \
         if (!(condition)) {                                                          \
             printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);           \
             give_up();                                                               \
