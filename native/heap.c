@@ -324,16 +324,18 @@ static int take_large(stead_heap *h, uint64_t size, uint64_t alignment, int flag
 
 typedef heap_spot spot;
 
-static int inside_large(stead_heap *h, uint32_t unit, spot *s)
+static int inside_large(stead_heap *h, uint32_t unit, spot *s, int locked)
 {
-    heap_enter(h);
+    if (!locked)
+        heap_enter(h);
     s->head = runs_head_of(&h->side, unit);
     s->e = h->side.ent[s->head];
-    heap_leave(h);
+    if (!locked)
+        heap_leave(h);
     return kind_of(s->e) == LARGE && unit - s->head < length_of(s->e) ? STEAD_INTERIOR : STEAD_NOT_LIVE;
 }
 
-int heap_locate(stead_heap *h, uint64_t address, spot *s)
+static int locate(stead_heap *h, uint64_t address, spot *s, int locked)
 {
     const stead_arena *a = &h->side;
     uint64_t offset = address - a->base;
@@ -356,12 +358,15 @@ int heap_locate(stead_heap *h, uint64_t address, spot *s)
             return STEAD_NOT_LIVE;
     } else {
         if (kind_of(s->e) != LARGE)
-            got = kind_of(s->e) ? STEAD_NOT_LIVE : inside_large(h, unit, s);
+            got = kind_of(s->e) ? STEAD_NOT_LIVE : inside_large(h, unit, s, locked);
         s->start = address_of(a, s->head);
         s->usable = length_of(s->e) * (uint64_t)STEAD_UNIT;
     }
     return got == STEAD_DONE && address != s->start ? STEAD_INTERIOR : got;
 }
+
+int heap_locate(stead_heap *h, uint64_t address, spot *s) { return locate(h, address, s, 0); }
+int heap_locate_locked(stead_heap *h, uint64_t address, spot *s) { return locate(h, address, s, 1); }
 
 static void describe(const spot *s, uint64_t w, stead_shared_block *block)
 {

@@ -168,7 +168,7 @@ void stead_heap_each(stead_heap *h, void (*visit)(void *, const stead_shared_blo
 const char *heap_check_reference(stead_heap *h, uint64_t address, unsigned generation)
 {
     heap_spot s;
-    uint64_t w = heap_locate(h, address, &s) ? 0 : word_load(word_of_block(h, s.head, s.c, s.i));
+    uint64_t w = heap_locate_locked(h, address, &s) ? 0 : word_load(word_of_block(h, s.head, s.c, s.i));
     MUST(CUSTODY_OF(w), "a block that is referred to from inside does not know of it");
     MUST(GENERATION(w) == generation, "a block that is referred to from inside is another one");
     return NULL;
@@ -196,7 +196,7 @@ static void count_references(void *context, const stead_shared_block *block)
 {
     heap_spot s;
     struct sum *sum = context;
-    if (!heap_locate(sum->heap, block->address, &s))
+    if (!heap_locate_locked(sum->heap, block->address, &s))
         sum->custody += CUSTODY_OF(word_load(word_of_block(sum->heap, s.head, s.c, s.i)));
 }
 

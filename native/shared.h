@@ -220,6 +220,7 @@ void heap_collect(stead_heap *h); /* blocks that others freed in spans of this p
 /* Under the heap's lock: a block's payload has become zero. */
 void heap_freed(stead_heap *h, uint32_t head);
 int heap_locate(stead_heap *h, uint64_t address, heap_spot *s); /* DONE: a block may begin there */
+int heap_locate_locked(stead_heap *h, uint64_t address, heap_spot *s); /* under the heap's lock */
 int heap_hold(stead_heap *h, uint64_t address, heap_spot *s); /* DONE: this process holds it, and its stripe is locked */
 void heap_let(stead_heap *h, const heap_spot *s);             /* unlocks the stripe */
 
