@@ -175,9 +175,9 @@ PyType_Spec stead_hold_spec = {
 typedef struct {
     PyObject_HEAD
     void *address;
-    Py_ssize_t size;
+    Py_ssize_t size, views; /* buffers that are held */
     int readonly;
-    PyObject *owner;
+    PyObject *owner; /* NULL: ended */
     PyObject *weakrefs;
 } Exporter;
 
@@ -208,7 +208,36 @@ static PyObject *exporter_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 static int exporter_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
     Exporter *e = (Exporter *)self;
-    return PyBuffer_FillInfo(view, self, e->address, e->size, e->readonly, flags);
+    if (!e->owner) {
+        view->obj = NULL;
+        PyErr_Format(PyExc_ValueError, "the memory at %p was given back", e->address);
+        return -1;
+    }
+    if (PyBuffer_FillInfo(view, self, e->address, e->size, e->readonly, flags))
+        return -1;
+    e->views++;
+    return 0;
+}
+
+static void exporter_releasebuffer(PyObject *self, Py_buffer *view)
+{
+    (void)view;
+    ((Exporter *)self)->views--;
+}
+
+static PyObject *exporter_end(PyObject *self, PyObject *none)
+{
+    (void)none;
+    Exporter *e = (Exporter *)self;
+    if (!e->views)
+        Py_CLEAR(e->owner);
+    return PyLong_FromSsize_t(e->views);
+}
+
+static PyObject *exporter_ended(PyObject *self, void *none)
+{
+    (void)none;
+    return PyBool_FromLong(!((Exporter *)self)->owner);
 }
 
 static int exporter_traverse(PyObject *self, visitproc visit, void *arg)
@@ -231,7 +260,21 @@ static void exporter_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+static PyMethodDef exporter_methods[] = {
+    {"_end", exporter_end, METH_NOARGS,
+     "_end()\n--\n\nLet go of the owner and export no more, unless buffers are held: how many are."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef exporter_getset[] = {
+    {"_ended", exporter_ended, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef exporter_members[] = {
+    {"_address", T_ULONGLONG, offsetof(Exporter, address), READONLY, NULL},
+    {"_size", T_PYSSIZET, offsetof(Exporter, size), READONLY, NULL},
+    {"_readonly", T_INT, offsetof(Exporter, readonly), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Exporter, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -241,15 +284,18 @@ static PyType_Slot exporter_slots[] = {
     {Py_tp_new, exporter_new},
     {Py_tp_dealloc, exporter_dealloc},
     {Py_tp_traverse, exporter_traverse},
+    {Py_tp_methods, exporter_methods},
+    {Py_tp_getset, exporter_getset},
     {Py_tp_members, exporter_members},
     {Py_bf_getbuffer, exporter_getbuffer},
+    {Py_bf_releasebuffer, exporter_releasebuffer},
     {0, NULL},
 };
 
 PyType_Spec stead_exporter_spec = {
     .name = "stead._native.Exporter",
     .basicsize = sizeof(Exporter),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_BASETYPE,
     .slots = exporter_slots,
 };
 

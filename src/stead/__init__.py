@@ -2,10 +2,14 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → demo | view | doctor → testing → arena | peers | handle → claiming → reservation | agreement → parts
-        → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps
+    cli → demo | view | doctor → testing → heap → arena | peers | handle → claiming → reservation | agreement
+        → parts → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps
         → placement → ranges → sizes | errors | proc → _native
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from stead import peers
 from stead._native import Block
@@ -14,6 +18,7 @@ from stead.backing import ANONYMOUS, Anonymous, File, SharedMemory
 from stead.claiming import reserve
 from stead.errors import (
     AddressSpaceError,
+    ChannelClosed,
     Contended,
     Corrupted,
     LimitReached,
@@ -22,6 +27,7 @@ from stead.errors import (
     Obstacle,
     Occupied,
     OutOfSpace,
+    OwnerDied,
     PeerFailed,
     PeersDisagree,
     Released,
@@ -30,6 +36,7 @@ from stead.errors import (
     Unsupported,
 )
 from stead.handle import Handle
+from stead.heap import HeapHandle, HeapStatistics, Ref, SharedBlock, SharedHeap
 from stead.maps import Kind, Mapping
 from stead.placement import Footprint, Placement
 from stead.ranges import Range, RangeSet
@@ -37,6 +44,11 @@ from stead.reservation import Reservation
 from stead.snapshot import Snapshot, snapshot
 from stead.space.process import ProcessSpace, this_process
 from stead.space.protocol import AddressSpace, MemorySpace
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stead.heap import HeapArray
 
 __version__ = "0.1.0"
 
@@ -48,11 +60,15 @@ __all__ = [
     "Arena",
     "ArenaStatistics",
     "Block",
+    "ChannelClosed",
     "Contended",
     "Corrupted",
     "File",
     "Footprint",
     "Handle",
+    "HeapArray",
+    "HeapHandle",
+    "HeapStatistics",
     "Kind",
     "LimitReached",
     "Mapping",
@@ -62,15 +78,19 @@ __all__ = [
     "Obstacle",
     "Occupied",
     "OutOfSpace",
+    "OwnerDied",
     "PeerFailed",
     "PeersDisagree",
     "Placement",
     "ProcessSpace",
     "Range",
     "RangeSet",
+    "Ref",
     "Released",
     "Reservation",
     "RollbackFailed",
+    "SharedBlock",
+    "SharedHeap",
     "SharedMemory",
     "Snapshot",
     "UnreadableMaps",
@@ -80,3 +100,11 @@ __all__ = [
     "snapshot",
     "this_process",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "HeapArray":  # needs NumPy, which stead does not
+        from stead.heap.arrays import HeapArray
+
+        return HeapArray
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

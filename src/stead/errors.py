@@ -180,3 +180,12 @@ class Corrupted(AddressSpaceError, RuntimeError):
 
     address: int
     freed_at: str | None = None
+
+
+class OwnerDied(AddressSpaceError):
+    """The process that held a lock of a heap died in it. The lock is held by the caller now; what it guards may be
+    half done."""
+
+
+class ChannelClosed(AddressSpaceError):
+    """The channel was closed: nothing can be sent any more, and all that was sent has been received."""

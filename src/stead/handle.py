@@ -177,8 +177,11 @@ class FailedArrival:
             raise AttributeError(name)
         raise self._reason
 
-    def __enter__(self) -> Any:
+    def _refuse(self, *arguments: Any, **named: Any) -> Any:
         raise self._reason
+
+    # What Python, and NumPy, look up in the class.
+    __enter__ = __len__ = __iter__ = __getitem__ = __setitem__ = __array__ = _refuse
 
     def __exit__(self, *exception: object) -> None: ...
 
@@ -210,7 +213,7 @@ _ON_THE_WAY = (
 )
 
 
-def _in_pool_loop() -> bool:
+def in_pool_loop() -> bool:
     """Whether it is a pool's own loop that unpickles, and not the user's code."""
     frame = sys._getframe(1)
     while frame is not None:
@@ -229,7 +232,7 @@ def _arrive(handle: Handle) -> Reservation | FailedArrival:
     try:
         return handle.attach()
     except (AddressSpaceError, OSError) as error:
-        if _in_pool_loop():
+        if in_pool_loop():
             return FailedArrival(error)
         raise
 

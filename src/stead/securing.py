@@ -40,6 +40,36 @@ def shared_memory(name: str, wanted: int, explicit_huge_pages: bool) -> tuple[in
     return fd, size
 
 
+def sparse_memory(name: str, size: int) -> int:
+    """A memfd of ``size`` bytes of which none is allocated, of a length that nobody can change, and that only this
+    user may open: its descriptor."""
+    fd = _memfd(name, 0)
+    try:
+        os.fchmod(fd, 0o600)
+        try:
+            os.ftruncate(fd, size)
+        except OSError as error:
+            raise _no_memory(error.errno or 0, size, False) from None
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def extend(fd: int, start: int, stop: int) -> None:
+    """Allocate the bytes from ``start`` to ``stop`` of a memfd, all or none. Raises LimitReached."""
+    for offset in range(start, stop, _PIECE):
+        try:
+            _check_available(stop - offset, stop - start)
+            piece = min(_PIECE, stop - offset)
+            allocate(fd, 0, offset, piece, lambda number: _no_memory(number, stop - start, False))
+        except BaseException:
+            if offset > start:
+                allocate(fd, PUNCH_HOLE, start, offset - start, lambda number: OSError(number, "no hole"))
+            raise
+
+
 def _memfd(name: str, flags: int) -> int:
     flags |= os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
