@@ -33,7 +33,9 @@ static inline int unit_set_has(unit_set s, uint32_t unit)
 static inline void unit_set_add(unit_set s, uint32_t unit)
 {
     uint64_t bit = UINT64_C(1) << unit % 64, above = UINT64_C(1) << unit / 64 % 64;
-    if (__atomic_load_n(&s.bits[unit / 64], __ATOMIC_SEQ_CST) & bit)
+    /* Whoever was killed while he tidied may have left a bit without its summary: then it is not there. */
+    if (__atomic_load_n(&s.bits[unit / 64], __ATOMIC_SEQ_CST) & bit &&
+        __atomic_load_n(&s.summary[unit / 4096], __ATOMIC_SEQ_CST) & above)
         return;
     __atomic_fetch_or(&s.summary[unit / 4096], above, __ATOMIC_SEQ_CST);
     __atomic_fetch_or(&s.bits[unit / 64], bit, __ATOMIC_SEQ_CST);

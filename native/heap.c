@@ -104,7 +104,7 @@ int stead_heap_attach(void *control, void *private_memory, uint64_t identity, st
     heap_shared *shared = control;
     stead_heap *h = private_memory;
     uint32_t max_units = shared->max_units;
-    if (__atomic_load_n(&shared->magic, __ATOMIC_ACQUIRE) != MAGIC || shared->version != VERSION || !max_units ||
+    if (!identity || __atomic_load_n(&shared->magic, __ATOMIC_ACQUIRE) != MAGIC || shared->version != VERSION || !max_units ||
         max_units > STEAD_MAX_UNITS || shared->runs.units > max_units)
         return STEAD_BROKEN;
     heap_place_tables(h, shared, max_units);
@@ -187,6 +187,7 @@ static void look_through(stead_heap *h, uint32_t head, uint64_t e)
             spans_push(a, inner_lane_of(e), c, head, i);
 }
 
+/* Into the lists of the lane l, which is locked, and of all that nobody is in. */
 static void collect(stead_heap *h, unsigned l)
 {
     stead_arena *a = &h->side;
@@ -205,15 +206,6 @@ static void collect(stead_heap *h, unsigned l)
             look_through(h, head, e);
         if (other != l)
             stead_unlock(&a->lanes[other].lock);
-    }
-}
-
-void heap_collect(stead_heap *h)
-{
-    for (unsigned l = 0; l < LANES; l++) {
-        stead_acquire(&h->side.lanes[l].lock);
-        collect(h, l);
-        stead_unlock(&h->side.lanes[l].lock);
     }
 }
 
@@ -238,6 +230,8 @@ static int adopt(stead_heap *h, unsigned l, unsigned c, uint32_t head, uint64_t 
         spans_list(a, l, c, head);
     return free != END;
 }
+
+void heap_collect(stead_heap *h) { collect(h, LANES); }
 
 int heap_refill(stead_arena *a, unsigned l, unsigned c)
 {
@@ -423,7 +417,11 @@ int stead_heap_lease(stead_heap *h, uint64_t address, int generation, stead_shar
     stead_lock *stripe = stripe_of(h, s.head);
     stead_acquire(stripe);
     if (__atomic_load_n(held, __ATOMIC_RELAXED)) {
-        got = generation < 0 || GENERATION(word_load(word)) == (unsigned)generation ? STEAD_DONE : STEAD_NOT_LIVE;
+        uint64_t w = word_load(word); /* without payload: a thread is being handed the next block there */
+        got = w & PAYLOAD && same_run(ent_load(&h->side, s.head), s.e) &&
+                      (generation < 0 || GENERATION(w) == (unsigned)generation)
+                  ? STEAD_DONE
+                  : STEAD_NOT_LIVE;
     } else {
         heap_enter(h); /* what is a run stays one */
         int added = WORD_DEAD;

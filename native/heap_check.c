@@ -31,10 +31,10 @@ static const char *check_set(const stead_heap *h, uint32_t head, const uint64_t 
     return NULL;
 }
 
-static const char *check_word(const stead_heap *h, uint32_t head, const uint64_t *word, uint32_t held)
+static const char *check_word_as(const stead_heap *h, uint32_t head, const uint64_t *word, uint64_t w, const uint32_t *counted)
 {
-    uint64_t w = word_load(word);
     int mine = 0;
+    uint32_t held = __atomic_load_n(counted, __ATOMIC_SEQ_CST);
     if (w & OVERFLOW) {
         const char *wrong = check_set(h, head, word, w);
         if (wrong)
@@ -55,6 +55,18 @@ static const char *check_word(const stead_heap *h, uint32_t head, const uint64_t
     return NULL;
 }
 
+/* A holder needs no lock to let go, and then leaves: what is wrong must still be so in the same word. */
+static const char *check_word(const stead_heap *h, uint32_t head, const uint64_t *word, const uint32_t *counted)
+{
+    const char *wrong;
+    uint64_t w;
+    do {
+        w = word_load(word);
+        wrong = check_word_as(h, head, word, w, counted);
+    } while (wrong && word_load(word) != w);
+    return wrong;
+}
+
 const char *heap_check_span(const stead_arena *a, uint32_t head, uint64_t e)
 {
     const stead_heap *h = (const stead_heap *)(const void *)a;
@@ -67,7 +79,7 @@ const char *heap_check_span(const stead_arena *a, uint32_t head, uint64_t e)
     for (uint32_t i = 1; i < units; i++)
         MUST(a->ent[head + i] == span_entry(c, 0, i, units), "a span's entry does not lead to its head");
     for (uint32_t i = 0; i < blocks_in(e); i++) {
-        const char *wrong = check_word(h, head, word_of_block(h, head, c, i), *held_of_block(h, head, c, i));
+        const char *wrong = check_word(h, head, word_of_block(h, head, c, i), held_of_block(h, head, c, i));
         if (wrong)
             return wrong;
     }
@@ -85,7 +97,7 @@ const char *heap_check_run(const stead_arena *a, uint32_t head, uint64_t e)
 {
     const stead_heap *h = (const stead_heap *)(const void *)a;
     if (kind_of(e) == LARGE)
-        return check_word(h, head, word_of_block(h, head, STEAD_CLASSES, 0), *held_of_block(h, head, STEAD_CLASSES, 0));
+        return check_word(h, head, word_of_block(h, head, STEAD_CLASSES, 0), held_of_block(h, head, STEAD_CLASSES, 0));
     MUST(is_somebody(h, owner_of(e)), "what was taken out is nobody's");
     return NULL;
 }

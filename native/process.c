@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -64,8 +65,8 @@ int roster_alive(uint64_t identity)
     uint64_t start = 0;
     uint32_t pid = identity & 0xffffff;
     int failed = look(pid, &state, &threads, &start);
-    if (failed)
-        return failed != ENOENT && failed != ESRCH;
+    if (failed) /* a process may be hidden, or /proc not be there: then it has its pid, still */
+        return (failed != ENOENT && failed != ESRCH) || (pid && (!kill((pid_t)pid, 0) || errno != ESRCH));
     if (identity_of(pid, start) != identity)
         return 0;
     return !((state == 'Z' || state == 'X') && threads <= 1);

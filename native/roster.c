@@ -90,7 +90,8 @@ static int acquire_slowly(stead_roster *roster, uint32_t mine, uint32_t *word, i
         seen |= WAITERS;
         int64_t left = deadline - now();
         struct timespec slice = {0, left < ROBUST_SLICE ? (long)left : ROBUST_SLICE};
-        if ((left <= 0 || (syscall(SYS_futex, word, FUTEX_WAIT, seen, &slice, NULL, 0) && errno == ETIMEDOUT)) &&
+        /* Not only after a timeout: where signals come more often, there is none. */
+        if ((left <= 0 || (syscall(SYS_futex, word, FUTEX_WAIT, seen, &slice, NULL, 0) && errno != EAGAIN)) &&
             dead(roster, seen) &&
             __atomic_compare_exchange_n(word, &seen, mine | WAITERS, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
             return ROBUST_OWNER_DIED;

@@ -182,6 +182,7 @@ class FailedArrival:
 
     # What Python, and NumPy, look up in the class.
     __enter__ = __len__ = __iter__ = __getitem__ = __setitem__ = __array__ = _refuse
+    __array_interface__ = property(_refuse)
 
     def __exit__(self, *exception: object) -> None: ...
 

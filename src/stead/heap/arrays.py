@@ -3,6 +3,9 @@ needed."""
 
 from __future__ import annotations
 
+import importlib
+import pickle
+import sys
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 import numpy
@@ -126,6 +129,7 @@ def empty(
         if each < 0:
             raise ValueError(f"shape is {shape!r}: no dimension may be negative")
         size *= each
+    _tell_dask()
     wanted, alignment = heap._request(max(size, 1), _ALIGNMENT)
     address = heap._obtain(wanted, alignment)[0]
     # The array's base is the exporter itself, which nobody can release under it; a memoryview could be.
@@ -137,6 +141,8 @@ def _arrive_array(
     identity: bytes, handle: bytes, start: int, generation: int, size: int, offset: int,
     shape: tuple[int, ...], dtype: numpy.dtype[Any], strides: tuple[int, ...], writable: bool,
 ) -> Any:  # fmt: skip
+    _tell_dask()
+
     def make(heap: SharedHeap) -> HeapArray:
         heap._received(start, generation, size)
         readonly = not writable or bool(heap._read_only)
@@ -150,3 +156,23 @@ def _arrive_empty(shape: tuple[int, ...], dtype: numpy.dtype[Any], writable: boo
     made = HeapArray(shape, dtype)
     made.flags.writeable = writable
     return made
+
+
+# ---- Dask ---------------------------------------------------------------------------------------
+
+_dask_knows = False
+
+
+def _tell_dask() -> None:
+    """Dask pickles the arguments of tasks, but results that are ndarrays, of a subclass as well, it copies. It must have
+    been imported when an array is made, or arrives; in its workers it always has."""
+    global _dask_knows
+    if _dask_knows or "distributed.protocol" not in sys.modules:
+        return
+    protocol = importlib.import_module("distributed.protocol")
+    protocol.dask_serialize.register(HeapArray)(lambda array: ({}, [pickle.dumps(array, 5)]))
+    protocol.dask_deserialize.register(HeapArray)(lambda header, frames: pickle.loads(frames[0]))
+    _dask_knows = True
+
+
+_tell_dask()
