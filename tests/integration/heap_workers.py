@@ -118,7 +118,9 @@ def try_to_write(array: Any) -> list[str]:
         answers.append("stays read-only")
     page = address(array) // mmap.PAGESIZE * mmap.PAGESIZE
     libc = ctypes.CDLL(None, use_errno=True)
-    refused = libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_WRITE)
+    refused = libc.mprotect(
+        ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_WRITE
+    )
     answers.append(os.strerror(ctypes.get_errno()) if refused else "unprotected")
     return answers
 
@@ -184,5 +186,3 @@ def churn(heap: stead.SharedHeap, seed: int) -> None:
         else:
             held.append(heap.array(draw.randrange(1, 100_000), "u1"))
         del held[:-50]
-
-

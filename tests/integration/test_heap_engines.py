@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -123,7 +124,9 @@ def test_executors_and_pools(heap: stead.SharedHeap, method: str) -> None:
     array = make(heap)
     expected = ("HeapArray", workers.address(array), 499500.0)
     with ProcessPoolExecutor(2, mp_context=context) as executor:
-        assert [each.result() for each in [executor.submit(workers.look, array) for _ in range(6)]] == [expected] * 6
+        assert [each.result() for each in [executor.submit(workers.look, array) for _ in range(6)]] == [
+            expected
+        ] * 6
         assert executor.submit(workers.make, heap, 4).result().tolist() == [0, 1, 2, 3]
     with context.Pool(2) as pool:
         assert pool.map(workers.look, [array] * 6) == [expected] * 6
@@ -296,7 +299,9 @@ def handle_of(array: Any) -> stead.HeapHandle:
 
 
 def test_a_stale_array_after_a_forced_close_faults_and_says_where(heap: stead.SharedHeap) -> None:
-    text = "import stead; from integration import heap_workers as w; w.touch_after_force(stead.SharedHeap('64 MiB'))"
+    text = (
+        "import stead; from integration import heap_workers as w; w.touch_after_force(stead.SharedHeap('64 MiB'))"
+    )
     with Popen([sys.executable, "-c", text], stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT) as process:
         out, err = process.communicate()
     assert out == "closed\n"
@@ -351,8 +356,7 @@ def hundred_workers(heap: stead.SharedHeap, n: int) -> None:
 
 def test_joblib_with_loky(heap: stead.SharedHeap) -> None:
     need("joblib")
-    import joblib
-
+    joblib: Any = importlib.import_module("joblib")
     array = make(heap, 1 << 18)  # more than joblib sends by pickle if it is an ordinary array
     expected = ("HeapArray", workers.address(array[5:]), float(array[5:].sum()))
     with joblib.parallel_config("loky", n_jobs=2):
@@ -360,15 +364,12 @@ def test_joblib_with_loky(heap: stead.SharedHeap) -> None:
         back = joblib.Parallel()(joblib.delayed(workers.make)(heap, n) for n in (5, 6))
     assert [each.tolist() for each in back] == [list(range(5)), list(range(6))]
     assert all(heap.owns(workers.address(each)) for each in back)
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor().shutdown(wait=True)
+    importlib.import_module("joblib.externals.loky").get_reusable_executor().shutdown(wait=True)
 
 
 def test_dask(heap: stead.SharedHeap) -> None:
     need("distributed")
-    import distributed
-
+    distributed: Any = importlib.import_module("distributed")
     array = make(heap, 1 << 18)
     expected = ("HeapArray", workers.address(array), float(array.sum()))
     with (
@@ -386,11 +387,15 @@ def test_dask(heap: stead.SharedHeap) -> None:
 
 def test_ray(heap: stead.SharedHeap) -> None:
     need("ray")
-    import ray
-
+    ray: Any = importlib.import_module("ray")
     array = make(heap, 1 << 18)
     expected = ("HeapArray", workers.address(array), float(array.sum()))
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"]}})
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"]}},
+    )
     try:
         look, back = ray.remote(workers.look), ray.remote(workers.make)
         assert ray.get([look.remote(array) for _ in range(4)]) == [expected] * 4

@@ -84,7 +84,9 @@ def survives(folder: Path, name: str, old: str, new: str) -> bool:
     subprocess.run([*compiler, "-O1", "-g", "-std=gnu11", "-DROBUST_SLICE=1000", f"-I{folder}", *(folder / each for each in sources),
                     "-o", program, "-lpthread"], check=True)  # fmt: skip
     try:
-        done = subprocess.run([program, os.environ.get("EVERY", "100")], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [program, os.environ.get("EVERY", "100")], capture_output=True, text=True, timeout=120, check=False
+        )
     except subprocess.TimeoutExpired:
         return False
     print(f"{name}: {done.returncode}: {done.stdout.strip().splitlines()[-1:]}", flush=True)

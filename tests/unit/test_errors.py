@@ -13,6 +13,7 @@ import pytest
 
 from stead.errors import (
     AddressSpaceError,
+    ChannelClosed,
     Contended,
     Corrupted,
     LimitReached,
@@ -21,6 +22,7 @@ from stead.errors import (
     Obstacle,
     Occupied,
     OutOfSpace,
+    OwnerDied,
     PeerFailed,
     PeersDisagree,
     Released,
@@ -59,6 +61,8 @@ EXAMPLES: list[Exception] = [
     NotLive("0x1000 is no live block", address=0x1000),
     NotLive("0x1000 was freed already", address=0x1000, freed_at="here.py:7"),
     Corrupted("written past its end", address=0x1000),
+    OwnerDied("process 7 died with the lock"),
+    ChannelClosed("the channel was closed"),
 ]
 
 

@@ -178,8 +178,8 @@ _dask_knows = False
 
 
 def _tell_dask() -> None:
-    """Dask pickles the arguments of tasks, but results that are ndarrays, of a subclass as well, it copies. It must have
-    been imported when an array is made, or arrives; in its workers it always has."""
+    """Dask pickles the arguments of tasks, but results that are ndarrays, of a subclass as well, it copies. It
+    must have been imported when an array is made, or arrives; in its workers it always has."""
     global _dask_knows
     if _dask_knows or "distributed.protocol" not in sys.modules:
         return
