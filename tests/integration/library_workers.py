@@ -113,3 +113,9 @@ def frame_changed(frame: Any) -> tuple[int, Any]:
 
 def frame_got(ref: stead.Ref, writable: bool) -> tuple[int, Any]:
     return frame_changed(ref.heap.get(ref, writable=writable))
+
+
+def addresses_of_frame(frame: Any) -> list[int]:
+    import pyarrow
+
+    return addresses(pyarrow.table(frame))

@@ -47,8 +47,7 @@ def compact(table: Any) -> Any:
     than half of them is copied, without the rest."""
     import pyarrow
 
-    whole = table.get_total_buffer_size()
-    if whole < _WORTH or table.nbytes > whole // 2 or _inside(table):
+    if _worth_all(table, table.columns):
         return table
     # By Arrow's own format for streams, which knows every type, and cuts.
     sink = pyarrow.BufferOutputStream()
@@ -60,9 +59,15 @@ def compact(table: Any) -> Any:
     return reader.read_next_batch()
 
 
-def _inside(table: Any) -> bool:
-    """Whether it lies in a heap already, and is not copied at all."""
-    for column in table.columns:
+def _worth_all(data: Any, columns: Any) -> bool:
+    """Whether all that its buffers have may be put: it uses most of that, or it is in a heap already, and not
+    copied at all."""
+    whole = data.get_total_buffer_size()
+    return whole < _WORTH or data.nbytes * 2 > whole or _inside(columns)
+
+
+def _inside(columns: Any) -> bool:
+    for column in columns:
         for chunk in getattr(column, "chunks", (column,)):
             for buffer in chunk.buffers():
                 if buffer is not None and buffer.size:
@@ -84,6 +89,24 @@ def reduce_sent_frame(frame: Any) -> Any:
     if any(_read_only(block.values) for block in _blocks(frame)):
         return reduce_frame(frame, pickle.DEFAULT_PROTOCOL)
     return frame.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
+def reduce_column(array: Any, *, put: bool) -> Any:
+    """Of an Arrow-backed column, which pandas itself copies before it is pickled."""
+    chunks = getattr(getattr(array, "_pa_array", None), "chunks", None)
+    if chunks and (_worth_all(array._pa_array, chunks) if put else _inside(chunks)):
+        # As pandas' __getstate__ has it.
+        return _new, (type(array),), {**array.__dict__, "_pa_array": chunks, "_cache": {}}
+    return array.__reduce_ex__(5 if put else pickle.DEFAULT_PROTOCOL)
+
+
+def _new(kind: type) -> Any:
+    return kind.__new__(kind)
+
+
+def reduce_sent_column(array: Any) -> Any:
+    """For multiprocessing."""
+    return reduce_column(array, put=False)
 
 
 def _set_state(frame: Any, state: Any) -> None:

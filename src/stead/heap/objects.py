@@ -207,8 +207,11 @@ class _Writer(pickle.Pickler):
         if (arrow := modules.get("pyarrow")) is not None and kind in (arrow.Table, arrow.RecordBatch):
             compacted = frames.compact(obj)
             return compacted.__reduce__() if compacted is not obj else NotImplemented
-        if (pandas := modules.get("pandas")) is not None and kind in (pandas.DataFrame, pandas.Series):
-            return frames.reduce_frame(obj, 5)
+        if (pandas := modules.get("pandas")) is not None:
+            if kind in (pandas.DataFrame, pandas.Series):
+                return frames.reduce_frame(obj, 5)
+            if kind in (pandas.arrays.ArrowExtensionArray, pandas.arrays.ArrowStringArray):
+                return frames.reduce_column(obj, put=True)
         return NotImplemented
 
 
@@ -274,7 +277,7 @@ def get(heap: SharedHeap, ref: Ref, writable: bool) -> Any:
             raise Corrupted(f"{ref!r}: what is there is no object that was put", address=ref.address)
         buffers = list(_buffers(ref, held, _ENTRY.iter_unpack(block[_HEADER.size : table]), writable))
         found = pickle.loads(block[at : at + size], buffers=buffers)
-    return _travelling(found, {}) if count and "numpy" in sys.modules else found
+    return _travelling(found, {}) if count and sys.modules.get("numpy") else found
 
 
 def _buffers(ref: Ref, held: tuple[Held, ...], table: Iterator[Any], writable: bool) -> Iterator[Any]:

@@ -61,6 +61,8 @@ def _pandas() -> bool:
     pandas = sys.modules["pandas"]
     for kind in (pandas.DataFrame, pandas.Series):
         _register(kind, frames.reduce_sent_frame)
+    for kind in (pandas.arrays.ArrowExtensionArray, pandas.arrays.ArrowStringArray):
+        _register(kind, frames.reduce_sent_column)
     return True
 
 
