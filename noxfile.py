@@ -42,7 +42,7 @@ def tests_on(session: nox.Session) -> None:
 @nox.session
 def long(session: nox.Session) -> None:
     """The tests that take minutes: racing claims, 200 workers."""
-    run_tests(session, "-m", "long")
+    run_tests(session, "-m", "long", "-k", "not numpys_tests")  # those are for `integrations`
 
 
 @nox.session

@@ -51,7 +51,7 @@ class Replay:
         self.program = record.build(
             record.BUILD / f"replay-{platform.machine()}",
             [_HERE / "replay.c", *sources],
-            *(f"-I{core}", "-lm", "-ldl", "-lpthread"),
+            *("-O3", "-flto", f"-I{core}", "-lm", "-ldl", "-lpthread"),  # as meson.build compiles the core
             needed=(_HERE / "ways.h", *core.glob("*.h")),
         )
         self.notes: list[str] = []

@@ -172,6 +172,16 @@ def _one_at_a_time(size: int) -> Callable[[int], float]:
     return looped(body)
 
 
+def _into_what_is_there(size: int) -> Callable[[int], float]:
+    x, y = np.ones(size // 8), np.ones(size // 8)
+
+    def body(nothing: repeat[None]) -> None:
+        for _ in nothing:
+            np.add(x, 1.0, out=y)
+
+    return looped(body)
+
+
 def _two_at_once(size: int) -> Callable[[int], float]:
     x = np.ones(size // 8)
 
@@ -201,18 +211,18 @@ def temporaries(rounds: int) -> list[Section]:
     for name, size, n, limit in (("1 MiB", MiB, 100, 8.0), ("16 MiB", 16 * MiB, 5, 2.5)):
         for what, case in (("x + 1.0", _one_at_a_time(size)), ("two of them", _two_at_once(size))):
             rows += _beside(f"{what}, {name}", arena, case, rounds, n, Bound(">=", limit))
+        floor = in_turns({"floor": _into_what_is_there(size)}, rounds, n)["floor"]
+        rows.append(Row(f"floor, {name}: np.add(x, 1.0, out=y), without allocating", floor))
     return [Section("5. NumPy's temporaries", rows)]
 
 
 def zeros(rounds: int) -> list[Section]:
     arena = stead.Arena(4 * GiB)
     rows = []
-    size = 64
-    while size <= GiB:
-        n = max(2, min(20_000, 64 * MiB // size)) if size <= 32 * MiB else 100
+    for size in (64 << shift for shift in range(0, 25, 2)):  # to 1 GiB
+        n = min(20_000, 64 * MiB // size) if size < 32 * MiB else 100
         case = _made_and_dropped(np.zeros, size // 8)
         rows += _beside(f"np.zeros, {_size(size)}", arena, case, rounds, n, Bound("<=", 1.1))
-        size *= 8 if size < 32 * MiB else 4
     return [Section("6. np.zeros, made and dropped", rows)]
 
 

@@ -81,8 +81,9 @@ unsigned class_of_request(const stead_arena *a, uint64_t size, uint64_t alignmen
     if (__builtin_expect(size > STEAD_SMALL || alignment > STEAD_UNIT || a->guard_units, 0))
         return STEAD_CLASSES;
     unsigned c = class_for(size);
-    while (c < STEAD_CLASSES && class_size(c) & (alignment - 1))
-        c++;
+    if (__builtin_expect(alignment > 16, 0)) /* all are multiples of 16 */
+        while (c < STEAD_CLASSES && class_size(c) & (alignment - 1))
+            c++;
     return c;
 }
 

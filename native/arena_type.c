@@ -241,6 +241,7 @@ static PyObject *arena_make(PyObject *object, PyObject *args)
     self->block_type = Py_NewRef(block_type);
     self->arena = stead_arena_make((void *)(uintptr_t)memory, base, units, guard);
     stead_arena_enlist(self->arena, private_memory);
+    self->keeps = private_memory;
     Py_RETURN_NONE;
 }
 

@@ -25,6 +25,7 @@ typedef struct {
     int untouchable;      /* addresses only: no block may read or write them */
     int zero;             /* every block reads as zeros */
     int discardable;      /* MADV_DONTNEED makes zeros: anonymous memory of this process alone */
+    int keeps;            /* for NumPy; not where a forked child shares the memory, and so what is kept in it */
     PyObject *weakrefs;
     Kept kept[KEPT_CLASSES];
     PyObject *block_type;
@@ -63,7 +64,11 @@ static inline int arena_request(PyObject *self, PyObject *const *args, Py_ssize_
             return 0;
         PyErr_Clear(); /* one that did not fit is -1 */
     }
-    return arena_request_slowly(self, args, n, names, size, alignment);
+    uint64_t asked = 0, multiple = 0; /* the caller's stay in registers */
+    int failed = arena_request_slowly(self, args, n, names, &asked, &multiple);
+    *size = asked;
+    *alignment = multiple;
+    return failed;
 }
 
 /* Raises what a code means: NULL. */

@@ -64,4 +64,7 @@ extern PyType_Spec stead_hold_spec, stead_exporter_spec, stead_finalizer_spec;
 /* heap_type.c */
 extern PyType_Spec stead_heap_spec;
 
+/* channel_type.c */
+extern PyType_Spec stead_channel_spec;
+
 #endif

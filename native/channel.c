@@ -59,8 +59,10 @@ static int await(heap_object *o, int (*ready)(const heap_object *), waiting_room
 {
     if (ready(o))
         return STEAD_DONE;
+    if (!deadline)
+        return STEAD_TIMEOUT;
     if (*spin > 0) {
-        int64_t until = stead_now() + *spin;
+        int64_t begun = stead_now(), until = *spin < deadline - begun ? begun + *spin : deadline;
         *spin = 0; /* once */
         for (unsigned i = 1; i % 64 || stead_now() < until; i++) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -121,7 +123,7 @@ int stead_channel_send(stead_heap *h, uint32_t index, const stead_message *m, co
     if (m->length > o->b)
         return STEAD_TOO_LONG;
     for (int64_t deadline = deadline_after(patience);;) {
-        if (await(o, has_room, &o->departures, deadline, &spin) || object_lock(h, o, deadline) == STEAD_TIMEOUT)
+        if (await(o, has_room, &o->departures, deadline, &spin) || object_enter(h, o) == STEAD_TIMEOUT)
             return STEAD_TIMEOUT;
         int got = o->broken ? STEAD_CLOSED : has_room(o) ? put(h, o, m, bytes) : STEAD_TIMEOUT;
         object_unlock(o);
@@ -200,7 +202,7 @@ int stead_channel_receive(stead_heap *h, uint32_t index, stead_message *m, void 
     if (!o)
         return STEAD_NOT_LIVE;
     for (int64_t deadline = deadline_after(patience);;) {
-        if (await(o, has_message, &o->arrivals, deadline, &spin) || object_lock(h, o, deadline) == STEAD_TIMEOUT)
+        if (await(o, has_message, &o->arrivals, deadline, &spin) || object_enter(h, o) == STEAD_TIMEOUT)
             return STEAD_TIMEOUT;
         int got = o->tail != o->head ? get(h, o, m, bytes) : o->broken ? STEAD_CLOSED : STEAD_TIMEOUT;
         object_unlock(o);

@@ -111,7 +111,12 @@ int stead_heap_attach(void *control, void *private_memory, uint64_t identity, st
     arena_begin(&h->side, shared->base, max_units);
     h->identity = identity;
     h->place = roster_join(&shared->roster, identity);
+    unsigned inherited = h->place ? 0 : roster_inherit(&shared->roster, identity);
+    if (inherited)
+        h->place = inherited;
     h->side.place = h->place;
+    if (inherited)
+        heap_reap_own(h);
     *heap = h;
     return h->place ? STEAD_DONE : STEAD_FULL;
 }

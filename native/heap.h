@@ -100,8 +100,8 @@ int64_t stead_now(void); /* CLOCK_MONOTONIC, ns */
 
 enum { STEAD_LOCK = 1, STEAD_CONDITION, STEAD_SEMAPHORE, STEAD_BARRIER, STEAD_CHANNEL };
 
-/* Its number, or FULL, NOT_LIVE, NO_SPACE (the block is too small for a channel's cells). a, b: permits of a semaphore;
- * parties of a barrier; cells of a channel, and bytes of each message. */
+/* Its number, or FULL, NOT_LIVE, NO_SPACE (the block is too small for a channel's cells). a, b: permits of a semaphore, and the most
+ * that it may ever have (0: as many as are released); parties of a barrier; cells of a channel, and bytes of each message. */
 int stead_object_make(stead_heap *heap, unsigned kind, uint64_t address, uint32_t a, uint32_t b);
 uint64_t stead_channel_size(uint32_t cells, uint32_t bytes); /* of its block */
 unsigned stead_objects_collect(stead_heap *heap); /* end those that nobody holds: how many */
@@ -111,6 +111,7 @@ unsigned stead_objects_collect(stead_heap *heap); /* end those that nobody holds
 int stead_lock_acquire(stead_heap *heap, uint32_t lock, int64_t patience); /* DONE, OWNER_DIED: taken; TIMEOUT */
 int stead_lock_release(stead_heap *heap, uint32_t lock);                   /* DONE, NOT_OWNER */
 unsigned stead_lock_owner(stead_heap *heap, uint32_t lock);                /* a place, or 0 */
+int stead_lock_orphaned(stead_heap *heap, uint32_t lock);                  /* whether its owner has died */
 
 /* enter (the lock is held), release the lock, wait: DONE, or TIMEOUT, nothing yet; at last leave, unless it was DONE:
  * DONE where it is notified after all, or TIMEOUT. */

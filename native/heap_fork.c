@@ -33,7 +33,7 @@ static void take_back_promises(stead_heap *h)
             h->promised[left++] = p;
         } else if (__atomic_compare_exchange_n(identity_of(h, p.place), &mine, UINT64_MAX, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
             heap_reap_place(h, p.place); /* nobody is UINT64_MAX: whoever comes next goes on with it */
-            roster_leave(&h->shared->roster, p.place);
+            roster_leave(&h->shared->roster, p.place, UINT64_MAX);
         }
     }
     h->promises = left;
@@ -60,7 +60,7 @@ static int share_run(stead_heap *h, uint32_t head, unsigned child)
 static void disown_child(stead_heap *h)
 {
     heap_reap_place(h, h->child);
-    roster_leave(&h->shared->roster, h->child);
+    roster_leave(&h->shared->roster, h->child, h->identity);
     h->child = 0;
 }
 

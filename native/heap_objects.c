@@ -129,12 +129,24 @@ static int take_again(PyObject *object, stead_heap *heap, uint32_t lock)
     return got;
 }
 
+/* Who should have notified was perhaps killed in the lock, and then nobody would ever: one of those who wait is told. */
+static int took_over(PyObject *object, stead_heap *heap, uint32_t lock)
+{
+    int got;
+    if (!stead_lock_orphaned(heap, lock))
+        return 0;
+    HEAP_CALL(object, got, stead_lock_acquire(heap, lock, 0))
+    if (got == STEAD_DONE)
+        (void)stead_lock_release(heap, lock); /* another one was told, and has repaired it */
+    return got == STEAD_OWNER_DIED;
+}
+
 PyObject *heap_condition_wait(PyObject *object, PyObject *const *args, Py_ssize_t n)
 {
     ARGUMENTS(_condition_wait, 3)
     uint32_t lock = a[1] >= 0 && a[1] <= UINT32_MAX ? (uint32_t)a[1] : UINT32_MAX, ticket;
     int64_t deadline = deadline_after(a[2]);
-    int got, more = 1;
+    int got, more = 1, mine = 0;
     if (stead_lock_owner(heap, lock) != stead_heap_place(heap))
         return code(STEAD_NOT_OWNER);
     HEAP_CALL(object, got, stead_condition_enter(heap, index, &ticket))
@@ -148,12 +160,12 @@ PyObject *heap_condition_wait(PyObject *object, PyObject *const *args, Py_ssize_
     do {
         int64_t slice = next_slice(deadline);
         HEAP_CALL(object, got, stead_condition_wait(heap, index, ticket, slice))
-    } while (got == STEAD_TIMEOUT && (more = patient(deadline)) > 0);
+    } while (got == STEAD_TIMEOUT && (more = patient(deadline)) > 0 && !(mine = took_over(object, heap, lock)));
     if (got == STEAD_TIMEOUT)
         HEAP_CALL(object, got, stead_condition_leave(heap, index, ticket))
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    int locked = take_again(object, heap, lock);
+    int locked = mine ? STEAD_OWNER_DIED : take_again(object, heap, lock);
     if (type) {
         PyErr_Restore(type, value, trace);
         return NULL;
@@ -182,7 +194,10 @@ PyObject *heap_barrier_wait(PyObject *object, PyObject *const *args, Py_ssize_t 
     uint32_t arrival = 0;
     int64_t deadline = deadline_after(a[1]);
     HEAP_CALL(object, got, stead_barrier_enter(heap, index, &phase, &arrival))
-    if (got > 0) {
+    if (got == STEAD_BARRIER_BROKEN) { /* by whom? */
+        HEAP_CALL(object, got, stead_barrier_wait(heap, index, phase, 0))
+        got = got == STEAD_OWNER_DIED ? got : STEAD_BARRIER_BROKEN;
+    } else if (got > 0) {
         do {
             int64_t slice = next_slice(deadline);
             HEAP_CALL(object, got, stead_barrier_wait(heap, index, phase, slice))

@@ -69,7 +69,7 @@ static uint64_t take_kept(Arena *self, size_t size)
 static int keep(Arena *self, uint64_t address, size_t size)
 {
 #ifndef Py_GIL_DISABLED
-    if (size - 1 < KEPT_MOST && !self->careful) {
+    if (size - 1 < KEPT_MOST && self->keeps && !self->careful) {
         unsigned c = stead_class_of((uint32_t)size);
         Kept *kept = &self->kept[c];
         if (kept->count < (c < STEAD_CLASSES ? KEPT : 1)) {
@@ -82,28 +82,35 @@ static int keep(Arena *self, uint64_t address, size_t size)
     return 0;
 }
 
+/* Apart, so that the way to what is kept has no block on its stack. */
+static __attribute__((noinline)) void *allocate_anew(Arena *self, size_t size, int zeroed)
+{
+    stead_block block;
+    if (obtain(self, size ? size : 1, 16, &block))
+        return NULL;
+    if (zeroed)
+        arena_clear(self, &block, size);
+    return (void *)(uintptr_t)block.address;
+}
+
+static inline void *allocate(Arena *self, size_t size, int zeroed)
+{
+    void *kept = (void *)(uintptr_t)take_kept(self, size);
+    if (__builtin_expect(!kept, 0))
+        return allocate_anew(self, size, zeroed);
+    return zeroed ? memset(kept, 0, size) : kept;
+}
+
 static void *data_allocate(void *arena, size_t size)
 {
     Arena *self = arena;
-    stead_block block = {.address = take_kept(self, size), .usable = size};
-    if (__builtin_expect(!block.address, 0) && obtain(self, size ? size : 1, 16, &block))
-        return NULL;
-    if (__builtin_expect(self->zero, 0))
-        arena_clear(self, &block, block.usable);
-    return (void *)(uintptr_t)block.address;
+    return allocate(self, size, self->zero);
 }
 
 static void *data_zeroed(void *arena, size_t count, size_t each)
 {
-    Arena *self = arena;
     size_t size;
-    if (__builtin_mul_overflow(count, each, &size))
-        return NULL;
-    stead_block block = {.address = take_kept(self, size)};
-    if (__builtin_expect(!block.address, 0) && obtain(self, size ? size : 1, 16, &block))
-        return NULL;
-    arena_clear(self, &block, size);
-    return (void *)(uintptr_t)block.address;
+    return __builtin_mul_overflow(count, each, &size) ? NULL : allocate(arena, size, 1);
 }
 
 static void data_free(void *arena, void *data, size_t size)
@@ -122,8 +129,11 @@ static void *data_resize(void *arena, void *data, size_t size)
         return data_allocate(arena, size);
     if (!self->arena || stead_arena_find(self->arena, address, &had) == STEAD_FOREIGN)
         return NULL;
-    if (!self->careful && arena_stretch(self, address, size ? size : 1, STEAD_HOLD, &usable) == STEAD_DONE)
-        return data;
+    for (int tries = self->careful ? 0 : 2; tries--;) {
+        if (arena_stretch(self, address, size ? size : 1, STEAD_HOLD, &usable) == STEAD_DONE)
+            return data;
+        arena_unkeep(self); /* what is kept may lie in the way */
+    }
     void *moved = data_allocate(arena, size);
     if (moved) {
         memcpy(moved, data, had.usable < size ? had.usable : size);

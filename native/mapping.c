@@ -134,3 +134,8 @@ const char *stead_sanitizer(void)
             return known[i][1];
     return NULL;
 }
+
+int stead_dumpable(void)
+{
+    return prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1;
+}

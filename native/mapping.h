@@ -48,5 +48,7 @@ int64_t stead_query(int maps_fd, uint64_t address, stead_mapping *out, char *nam
 uint64_t stead_program_break(void);
 /* "thread", "address", "memory", or NULL: the sanitizer this process runs under. */
 const char *stead_sanitizer(void);
+/* Whether others of the same user may look into this process (PR_GET_DUMPABLE; they need it to be 1, see ptrace(2)). */
+int stead_dumpable(void);
 
 #endif

@@ -163,6 +163,12 @@ static PyObject *native_sanitizer(PyObject *self, PyObject *none)
     return PyUnicode_FromString(found);
 }
 
+static PyObject *native_dumpable(PyObject *self, PyObject *none)
+{
+    (void)self, (void)none;
+    return PyBool_FromLong(stead_dumpable());
+}
+
 /* ---- the module --------------------------------------------------------------------------------- */
 
 #define FAST(NAME, SIGNATURE, TEXT) \
@@ -185,6 +191,7 @@ static PyMethodDef methods[] = {
           "device_major, device_minor, name), or -errno."),
     BARE(program_break, "sbrk(0): the end of the heap."),
     BARE(sanitizer, "'thread', 'address', 'memory', or None: the sanitizer of this process."),
+    BARE(dumpable, "prctl(PR_GET_DUMPABLE): whether others of the same user may look into this process."),
     {"data_handler", hooks_data_handler, METH_O, "data_handler(arena)\n--\n\nA capsule for NumPy; keeps the arena alive."},
     {"set_data_handler", hooks_set_data_handler, METH_VARARGS,
      "set_data_handler(api, handler)\n--\n\nPyDataMem_SetHandler of NumPy's table `api`: the handler before."},
@@ -200,7 +207,7 @@ static int module_exec(PyObject *module)
     if (!state->lost)
         return -1;
     PyType_Spec *types[] = {&stead_hold_spec, &stead_exporter_spec, &stead_finalizer_spec, &stead_arena_spec, &stead_block_spec,
-                           &stead_heap_spec};
+                           &stead_heap_spec, &stead_channel_spec};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, types[i], NULL);
         int failed = !type || PyModule_AddType(module, (PyTypeObject *)type);

@@ -175,7 +175,7 @@ PyType_Spec stead_hold_spec = {
 typedef struct {
     PyObject_HEAD
     void *address;
-    Py_ssize_t size, views; /* buffers that are held */
+    Py_ssize_t size, views; /* buffers that are held: fewer than refer to it, where an array only does that */
     int readonly;
     PyObject *owner; /* NULL: ended */
     PyObject *weakrefs;
@@ -276,6 +276,7 @@ static PyMemberDef exporter_members[] = {
     {"_size", T_PYSSIZET, offsetof(Exporter, size), READONLY, NULL},
     {"_readonly", T_INT, offsetof(Exporter, readonly), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Exporter, weakrefs), READONLY, NULL},
+    {"exports", T_PYSSIZET, offsetof(Exporter, views), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

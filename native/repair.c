@@ -167,6 +167,13 @@ void heap_reap_place(stead_heap *h, unsigned place)
     objects_forget(h, place);
 }
 
+void heap_reap_own(stead_heap *h)
+{
+    (void)robust_acquire(&h->shared->roster, h->place, &h->shared->reap_lock, -1);
+    heap_reap_place(h, h->place);
+    robust_release(&h->shared->reap_lock);
+}
+
 unsigned stead_heap_reap(stead_heap *h)
 {
     heap_shared *shared = h->shared;
@@ -177,7 +184,7 @@ unsigned stead_heap_reap(stead_heap *h)
         if (!identity || place == h->place || roster_alive(identity))
             continue;
         heap_reap_place(h, place);
-        roster_leave(&shared->roster, place);
+        roster_leave(&shared->roster, place, identity);
         count++;
     }
     robust_release(&shared->reap_lock);
@@ -198,11 +205,9 @@ void stead_heap_reclaim(stead_heap *h)
 /* No other call may be going on in this process: its lists of free blocks are forgotten. */
 void stead_heap_detach(stead_heap *h)
 {
-    heap_shared *shared = h->shared;
+    stead_roster *roster = &h->shared->roster;
     stead_arena_purge(&h->side);
-    (void)robust_acquire(&shared->roster, h->place, &shared->reap_lock, -1);
-    heap_reap_place(h, h->place);
-    robust_release(&shared->reap_lock);
-    roster_leave(&shared->roster, h->place); /* no lock names it any more */
+    heap_reap_own(h);
+    roster_leave(roster, h->place, __atomic_load_n(&roster->identity[h->place], __ATOMIC_RELAXED)); /* no lock names it */
     h->place = h->side.place = 0;
 }

@@ -27,24 +27,39 @@ unsigned roster_join(stead_roster *roster, uint64_t identity)
     return 0;
 }
 
-void roster_leave(stead_roster *roster, unsigned place)
+#define LEAVING (UINT64_C(1) << 24) /* nobody's, and dead: no process has the pid 0 */
+
+static int change(stead_roster *roster, unsigned place, uint64_t from, uint64_t to)
 {
+    return __atomic_compare_exchange_n(&roster->identity[place], &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* Who reaps the place at the same time finds another's when he wants to clear it. */
+unsigned roster_inherit(stead_roster *roster, uint64_t identity)
+{
+    for (unsigned place = 1; place <= STEAD_PLACES; place++) {
+        uint64_t who = __atomic_load_n(&roster->identity[place], __ATOMIC_ACQUIRE);
+        if (who && !roster_alive(who) && change(roster, place, who, identity)) {
+            __atomic_add_fetch(&roster->generation[place], 1, __ATOMIC_SEQ_CST);
+            return place;
+        }
+    }
+    return 0;
+}
+
+void roster_leave(stead_roster *roster, unsigned place, uint64_t identity)
+{
+    if (!change(roster, place, identity, LEAVING))
+        return;
     __atomic_add_fetch(&roster->generation[place], 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&roster->identity[place], 0, __ATOMIC_SEQ_CST);
 }
 
 /* ---- locks ---- */
 
-#define WAITERS 0x80000000u
-
 #ifndef ROBUST_SLICE /* tests that kill a thousand owners cannot wait so long for each */
 #define ROBUST_SLICE 5000000
 #endif
-
-static uint32_t named(const stead_roster *roster, unsigned place)
-{
-    return (__atomic_load_n(&roster->generation[place], __ATOMIC_RELAXED) << 10 & 0x7ffffc00u) | place;
-}
 
 unsigned robust_owner(const uint32_t *word)
 {
@@ -53,14 +68,20 @@ unsigned robust_owner(const uint32_t *word)
 
 int robust_mine(const stead_roster *roster, unsigned me, const uint32_t *word)
 {
-    return (__atomic_load_n(word, __ATOMIC_RELAXED) & ~WAITERS) == named(roster, me);
+    return (__atomic_load_n(word, __ATOMIC_RELAXED) & ~ROBUST_WAITERS) == robust_name(roster, me);
 }
 
 static int dead(const stead_roster *roster, uint32_t word)
 {
     unsigned place = word & 1023;
     uint64_t identity = __atomic_load_n(&roster->identity[place], __ATOMIC_ACQUIRE);
-    return (word & ~WAITERS) != named(roster, place) || !identity || !roster_alive(identity);
+    return (word & ~ROBUST_WAITERS) != robust_name(roster, place) || !identity || !roster_alive(identity);
+}
+
+int robust_orphaned(const stead_roster *roster, const uint32_t *word)
+{
+    uint32_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    return (seen & ~ROBUST_WAITERS) && dead(roster, seen);
 }
 
 static int64_t now(void)
@@ -76,7 +97,7 @@ static int acquire_slowly(stead_roster *roster, uint32_t mine, uint32_t *word, i
     for (int spins = 0;;) {
         uint32_t seen = 0;
         /* With waiters: others may still sleep, and nobody would wake them. */
-        if (__atomic_compare_exchange_n(word, &seen, mine | (spins > 100 ? WAITERS : 0), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        if (__atomic_compare_exchange_n(word, &seen, mine | (spins > 100 ? ROBUST_WAITERS : 0), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
             return ROBUST_DONE;
         if (spins++ < 100) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -84,16 +105,16 @@ static int acquire_slowly(stead_roster *roster, uint32_t mine, uint32_t *word, i
 #endif
             continue;
         }
-        if (!(seen & WAITERS) &&
-            !__atomic_compare_exchange_n(word, &seen, seen | WAITERS, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        if (!(seen & ROBUST_WAITERS) &&
+            !__atomic_compare_exchange_n(word, &seen, seen | ROBUST_WAITERS, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
             continue;
-        seen |= WAITERS;
+        seen |= ROBUST_WAITERS;
         int64_t left = deadline - now();
         struct timespec slice = {0, left < ROBUST_SLICE ? (long)left : ROBUST_SLICE};
         /* Not only after a timeout: where signals come more often, there is none. */
         if ((left <= 0 || (syscall(SYS_futex, word, FUTEX_WAIT, seen, &slice, NULL, 0) && errno != EAGAIN)) &&
             dead(roster, seen) &&
-            __atomic_compare_exchange_n(word, &seen, mine | WAITERS, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            __atomic_compare_exchange_n(word, &seen, mine | ROBUST_WAITERS, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
             return ROBUST_OWNER_DIED;
         if (left <= 0)
             return ROBUST_TIMEOUT;
@@ -102,14 +123,11 @@ static int acquire_slowly(stead_roster *roster, uint32_t mine, uint32_t *word, i
 
 int robust_acquire(stead_roster *roster, unsigned me, uint32_t *word, int64_t patience)
 {
-    uint32_t free = 0, mine = named(roster, me);
-    if (__builtin_expect(__atomic_compare_exchange_n(word, &free, mine, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED), 1))
-        return ROBUST_DONE;
-    return acquire_slowly(roster, mine, word, patience);
+    return robust_try(roster, me, word) ? ROBUST_DONE : acquire_slowly(roster, robust_name(roster, me), word, patience);
 }
 
 void robust_release(uint32_t *word)
 {
-    if (__builtin_expect(__atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & WAITERS, 0))
+    if (__builtin_expect(__atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & ROBUST_WAITERS, 0))
         syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
 }

@@ -20,7 +20,10 @@ typedef struct {
 uint64_t roster_myself(void);            /* this process's identity; 0 without /proc */
 int roster_alive(uint64_t identity);     /* 0 only if it is surely dead */
 unsigned roster_join(stead_roster *roster, uint64_t identity); /* a place, or 0: none is free */
-void roster_leave(stead_roster *roster, unsigned place);       /* nothing may name the place any more */
+/* Where none is free: that of somebody dead, and all that he held, which must be given back under the reap lock first. */
+unsigned roster_inherit(stead_roster *roster, uint64_t identity);
+/* The place of that one, if it still is: nothing may name it any more. */
+void roster_leave(stead_roster *roster, unsigned place, uint64_t identity);
 
 /* ---- locks: waiters 31 · the place's generation 10-30 · place 0-9 ---- */
 
@@ -30,10 +33,25 @@ enum {
     ROBUST_TIMEOUT = -1,
 };
 
+#define ROBUST_WAITERS 0x80000000u
+
+static inline uint32_t robust_name(const stead_roster *roster, unsigned place)
+{
+    return (__atomic_load_n(&roster->generation[place], __ATOMIC_RELAXED) << 10 & 0x7ffffc00u) | place;
+}
+
+/* Whether it was free, and is the caller's now. */
+static inline int robust_try(const stead_roster *roster, unsigned me, uint32_t *word)
+{
+    uint32_t free = 0;
+    return __atomic_compare_exchange_n(word, &free, robust_name(roster, me), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
 /* patience: nanoseconds; negative: for ever. */
 int robust_acquire(stead_roster *roster, unsigned me, uint32_t *word, int64_t patience);
 void robust_release(uint32_t *word);
 int robust_mine(const stead_roster *roster, unsigned me, const uint32_t *word);
+int robust_orphaned(const stead_roster *roster, const uint32_t *word); /* its owner has died */
 unsigned robust_owner(const uint32_t *word); /* a place, or 0 */
 
 #endif

@@ -261,6 +261,9 @@ static int next_bin(const stead_arena *a, unsigned *f, unsigned *s)
 static uint32_t find(const stead_arena *a, uint32_t units, uint64_t alignment, int everywhere)
 {
     unsigned f, s;
+    uint32_t top = a->state->top;
+    if (!a->state->first_map) /* what is not fragmented is found at once */
+        return top != NONE && runs_aligned(a, top, alignment) + units <= a->state->units ? top : NONE;
     runs_bin(units, &f, &s);
     /* Its own list holds what fits best, and what was just given back; not all of it may be long enough. */
     uint32_t head = first_fit(a, a->state->bins[f][s], units, alignment, 8);
@@ -274,9 +277,8 @@ static uint32_t find(const stead_arena *a, uint32_t units, uint64_t alignment, i
         if (next_bin(a, &ef, &es))
             return a->state->bins[ef][es];
     }
-    head = a->state->top;
-    if (head != NONE && runs_aligned(a, head, alignment) + units <= a->state->units)
-        return head;
+    if (top != NONE && runs_aligned(a, top, alignment) + units <= a->state->units)
+        return top;
     uint32_t patience = everywhere ? NONE : 64;
     for (; next_bin(a, &f, &s); s++) {
         head = first_fit(a, a->state->bins[f][s], units, alignment, patience);

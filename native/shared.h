@@ -224,6 +224,7 @@ void custody_dropped(stead_heap *h, uint32_t head, const uint64_t *word);
 heap_object *object_of(stead_heap *h, uint32_t index, unsigned kind);
 uint16_t *object_counts(const stead_heap *h, const heap_object *o);
 int object_lock(stead_heap *h, heap_object *o, int64_t deadline); /* DONE, OWNER_DIED: taken; TIMEOUT */
+int object_enter(stead_heap *h, heap_object *o); /* to do something short, whatever the caller's patience */
 void object_unlock(heap_object *o);
 int64_t deadline_after(int64_t patience);
 /* Who has seen that there is nothing to be had says so (room_enter), looks again, and sleeps: until somebody rings, for at
@@ -245,5 +246,6 @@ const char *heap_check_reference(stead_heap *h, uint64_t address, unsigned gener
 
 void heap_rebuild(stead_heap *h); /* under the heap's lock */
 void heap_reap_place(stead_heap *h, unsigned place); /* under the reap lock; only its own process or a dead one's */
+void heap_reap_own(stead_heap *h);
 
 #endif

@@ -15,6 +15,12 @@ unsigned stead_lock_owner(stead_heap *h, uint32_t index)
     return o ? robust_owner(&o->lock) : 0;
 }
 
+int stead_lock_orphaned(stead_heap *h, uint32_t index)
+{
+    heap_object *o = object_of(h, index, STEAD_LOCK);
+    return o && robust_orphaned(&h->shared->roster, &o->lock);
+}
+
 int stead_lock_release(stead_heap *h, uint32_t index)
 {
     heap_object *o = object_of(h, index, STEAD_LOCK);
@@ -109,7 +115,8 @@ int stead_condition_notify(stead_heap *h, uint32_t index, int32_t count)
 }
 
 /* ---- semaphores: `a` permits, less what each process has. What one has is the only thing that an acquisition changes,
- * by one store, so there is nothing to repair. ---- */
+ * by one store, so there is nothing to repair. From so many on as can be counted they are used up instead, and do not
+ * come back by themselves. `b`: of a bounded one, the most that there may be. ---- */
 
 static int64_t permits_left(const stead_heap *h, const heap_object *o)
 {
@@ -129,13 +136,15 @@ static void look_for_dead(stead_heap *h, const heap_object *o)
     }
 }
 
-static int take_permit(stead_heap *h, heap_object *o, int64_t deadline)
+static int take_permit(stead_heap *h, heap_object *o)
 {
-    if (object_lock(h, o, deadline) == STEAD_TIMEOUT)
+    if (object_enter(h, o) == STEAD_TIMEOUT)
         return 0;
-    int taken = permits_left(h, o) > 0 && object_counts(h, o)[h->place] < UINT16_MAX;
-    if (taken)
+    int taken = permits_left(h, o) > 0;
+    if (taken && object_counts(h, o)[h->place] < UINT16_MAX)
         count_mine(h, o, 1); /* the commit */
+    else if (taken)
+        __atomic_store_n(&o->a, o->a - 1, __ATOMIC_SEQ_CST); /* the commit */
     object_unlock(o);
     return taken;
 }
@@ -146,10 +155,10 @@ int stead_semaphore_acquire(stead_heap *h, uint32_t index, int64_t patience)
     if (!o)
         return STEAD_NOT_LIVE;
     int64_t deadline = deadline_after(patience);
-    while (!take_permit(h, o, deadline)) {
+    while (!take_permit(h, o)) {
         uint32_t ticket = room_enter(&o->arrivals);
         look_for_dead(h, o);
-        if (take_permit(h, o, deadline))
+        if (take_permit(h, o))
             break;
         if (room_sleep(&o->arrivals, ticket, deadline))
             return STEAD_TIMEOUT;
@@ -166,7 +175,7 @@ int stead_semaphore_release(stead_heap *h, uint32_t index, uint32_t count)
     (void)object_lock(h, o, INT64_MAX);
     uint16_t *mine = object_counts(h, o) + h->place;
     uint32_t back = count < *mine ? count : *mine, more = count - back;
-    int full = o->a > INT32_MAX - more;
+    int full = o->a > INT32_MAX - more || (o->b && permits_left(h, o) + count > o->b);
     if (!full) {
         __atomic_store_n(mine, (uint16_t)(*mine - back), __ATOMIC_SEQ_CST);
         __atomic_store_n(&o->a, o->a + more, __ATOMIC_SEQ_CST);
@@ -234,6 +243,8 @@ int stead_barrier_enter(stead_heap *h, uint32_t index, uint64_t *phase, uint32_t
     heap_object *o = object_of(h, index, STEAD_BARRIER);
     if (!o)
         return STEAD_NOT_LIVE;
+    if (waiting(h, o) + 1 >= o->a)
+        look_for_dead(h, o); /* all are there: but one who was killed does not go on */
     lock_barrier(h, o);
     uint16_t *mine = object_counts(h, o) + h->place;
     unsigned of_mine = waiting_in(*mine, o->head);

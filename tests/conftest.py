@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import platform
@@ -39,7 +40,16 @@ def need(what: str) -> None:
         return
     if what in os.environ.get("STEAD_REQUIRE", "").split(","):
         pytest.fail(f"STEAD_REQUIRE names {what}, which is not installed")
-    pytest.skip(f"{what} is not installed")
+    pytest.skip(f"{what} is not installed", allow_module_level=True)
+
+
+@pytest.fixture
+def arena() -> Iterator[stead.Arena]:
+    """At whose end no block and no array may be left."""
+    with stead.Arena("64 MiB") as arena:
+        yield arena
+        gc.collect()
+        arena.check()
 
 
 @pytest.fixture(autouse=True)

@@ -2,16 +2,17 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → demo | view | doctor → testing → heap → arena | peers | handle → claiming → reservation | agreement
-        → parts → space → backing → features | securing → snapshot | kernel | descriptors → ledger | maps
-        → placement → ranges → sizes | errors | proc → _native
+    cli → demo | view | doctor → testing → heap → arena | peers | handle | shared_memory → claiming
+        → reservation | agreement → parts → space → backing | segments → features | securing
+        → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
+        → sizes | errors | proc → _native
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stead import peers
+from stead import peers, shared_memory
 from stead._native import Block
 from stead.arena import Arena, ArenaStatistics
 from stead.backing import ANONYMOUS, Anonymous, File, SharedMemory
@@ -97,6 +98,7 @@ __all__ = [
     "Unsupported",
     "peers",
     "reserve",
+    "shared_memory",
     "snapshot",
     "this_process",
 ]

@@ -48,7 +48,7 @@ class SentPart:
 @dataclass(frozen=True, slots=True)
 class Handle:
     """What another process of the same user needs to attach a reservation. Small, picklable, and good as long
-    as the process that made it lives and holds the reservation."""
+    as the process that made it lives and holds the reservation, or another that has attached it does."""
 
     identity: Identity
     range: Range
@@ -83,7 +83,7 @@ class Handle:
         """The reservation in this process, at the same address.
 
         Parts that this process has not yet committed are committed. Raises Occupied that names what is in the
-        way, PeerFailed when the sender is gone, LimitReached.
+        way, PeerFailed when nobody has the memory any more, LimitReached.
         """
         with table_lock:
             own = ledger.at(self.outer.start)

@@ -32,9 +32,9 @@ def shared_memory(name: str, wanted: int, explicit_huge_pages: bool) -> tuple[in
     """A memfd of at least ``wanted`` bytes, all allocated, sealed against shrinking: its descriptor and size."""
     page = needed_huge_page_size() if explicit_huge_pages else PAGE
     size = align_up(wanted, page)
-    fd = _memfd(name, os.MFD_HUGETLB if explicit_huge_pages else 0)
+    fd = new_memfd(name, os.MFD_HUGETLB if explicit_huge_pages else 0)
     try:
-        _secure(fd, size, explicit_huge_pages)
+        secure(fd, size, explicit_huge_pages)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     except BaseException:
         os.close(fd)
@@ -45,7 +45,7 @@ def shared_memory(name: str, wanted: int, explicit_huge_pages: bool) -> tuple[in
 def sparse_memory(name: str, size: int) -> int:
     """A memfd of ``size`` bytes of which none is allocated, of a length that nobody can change, and that only this
     user may open: its descriptor."""
-    fd = _memfd(name, 0)
+    fd = new_memfd(name)
     try:
         os.fchmod(fd, 0o600)
         try:
@@ -75,7 +75,8 @@ def extend(fd: int, start: int, stop: int, mapping: int = 0) -> None:
             raise
 
 
-def _memfd(name: str, flags: int) -> int:
+def new_memfd(name: str, flags: int = 0) -> int:
+    """An empty memfd that can be sealed; not inherited. Raises LimitReached when there is no descriptor left."""
     flags |= os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         try:
@@ -98,8 +99,8 @@ _PIECE = 1 << 28
 _UNCHECKED = 1 << 24
 
 
-def _secure(fd: int, size: int, explicit: bool) -> None:
-    """Allocate the first ``size`` bytes of a memfd."""
+def secure(fd: int, size: int, explicit: bool = False) -> None:
+    """Make a memfd ``size`` bytes long and allocate all of them. Raises LimitReached."""
     try:
         os.ftruncate(fd, size)
     except OSError as error:

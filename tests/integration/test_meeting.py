@@ -178,6 +178,20 @@ def test_a_sender_that_is_gone_is_told() -> None:
     stead.reserve(place.size, at=place.start).release()  # nothing is held by what failed
 
 
+def test_when_the_sender_is_gone_it_arrives_from_another_process_that_has_it() -> None:
+    with worker(_send_and_wait) as (connection, process):
+        data = connection.recv_bytes()
+        with pickle.loads(data) as r:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            with r.view(0, 5) as view:
+                view[:] = b"hello"
+            with worker(workers.attach_what_comes) as (other, _):
+                other.send_bytes(data)
+                assert other.recv() == (r.address, b"hello")
+                other.send(None)
+
+
 def _address_in(data: bytes) -> Any:
     seen: list[Any] = []
 

@@ -44,7 +44,7 @@ static unsigned states;
 static unsigned dead; /* identities, as bits */
 
 uint64_t roster_myself(void) { return 0; }
-int roster_alive(uint64_t identity) { return !(dead >> identity & 1); }
+int roster_alive(uint64_t identity) { return identity < 32 && !(dead >> identity & 1); }
 
 /* ---- memory ---- */
 

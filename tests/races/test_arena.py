@@ -7,11 +7,12 @@ import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 import stead
+from conftest import need
 from races.test_fork import in_child
 
 if TYPE_CHECKING:
@@ -134,6 +135,36 @@ def test_a_forked_child_takes_nothing_of_a_shared_arena() -> None:
     assert bytes(memoryview(block)[:5]) == b"both!"
     assert memoryview(big)[-1] == 0xFF
     arena.check()
+
+
+@pytest.mark.parametrize("backing", ["anonymous", "shared"])
+def test_numpy_in_a_forked_child(backing: Literal["anonymous", "shared"]) -> None:
+    need("numpy")
+    import numpy
+
+    from stead.numpy import allocating_in
+
+    arena = stead.Arena("64 MiB", backing=backing)
+    with allocating_in(arena):
+        x = numpy.full(1000, 1)
+        expected = x.tobytes()
+        numpy.ones(10)  # whose memory is kept for the next
+
+        def work() -> None:
+            assert x.tobytes() == expected
+            if backing == "shared":
+                for size in (10, 1000, MIB):
+                    with pytest.raises(MemoryError):
+                        numpy.empty(size)
+            else:
+                y = numpy.full(10, 2.0) + x[:10]
+                assert arena.owns(y.ctypes.data)
+                x[:] = 3
+            arena.check()
+
+        assert in_child(work) == 0
+        assert x.tobytes() == expected
+        assert (numpy.full(10, 4.0) == 4.0).all()
 
 
 def test_a_fork_amid_other_threads_never_blocks_the_child() -> None:

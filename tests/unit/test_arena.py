@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import mmap
 import resource
@@ -14,30 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import stead
+from memory import read, resident, write
 from stead.ranges import Range
 from stead.testing import SimulatedSpace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
-
-
-def write(address: int, data: bytes) -> None:
-    ctypes.memmove(address, data, len(data))
-
-
-def read(address: int, size: int) -> bytes:
-    return ctypes.string_at(address, size)
-
-
-def resident(where: Range) -> int:
-    """Bytes of it that are in memory: mincore(2) in 4 KiB pages."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pages = (ctypes.c_ubyte * (where.size // PAGE))()
-    assert libc.mincore(ctypes.c_void_p(where.start), ctypes.c_size_t(where.size), pages) == 0
-    return sum(each & 1 for each in pages) * PAGE
 
 
 # ---- sizes and alignments -------------------------------------------------------------------------
@@ -560,6 +545,48 @@ def test_a_sub_arena_of_a_block_that_is_not_aligned() -> None:
         with pytest.raises(ValueError, match="no whole page"):
             stead.Arena(outer.block(100))
         del block
+
+
+@pytest.mark.parametrize("backing", [None, "none"])
+@pytest.mark.parametrize("committed", [False, True])
+def test_one_arena_at_a_time_in_a_reservation(backing: Any, committed: bool) -> None:
+    with stead.reserve("8 MiB") as reservation:
+        if committed:
+            reservation.commit().release()
+        first = stead.Arena(reservation, backing=backing)
+        with pytest.raises(ValueError, match="another arena hands out already"):
+            stead.Arena(reservation, backing=backing)
+        first.free(first.allocate(100))
+        first.close()
+        reservation.decommit()
+        second = stead.Arena(reservation, backing=backing)
+        del second  # forgotten is as good as closed
+        stead.Arena(reservation, backing=backing).close()
+
+
+def test_one_sub_arena_at_a_time_in_a_block() -> None:
+    with stead.Arena("16 MiB") as outer:
+        block = outer.block("4 MiB")
+        with stead.Arena(block) as inner:
+            with pytest.raises(ValueError, match="another arena hands out already"):
+                stead.Arena(block)
+            inner.check()
+        stead.Arena(block).close()
+        block.free()
+        with pytest.raises(ValueError, match=r"source is <Block .* given back>"):
+            stead.Arena(block)
+
+
+@pytest.mark.parametrize(
+    ("address", "named"), [(-5, "-0x5 is no"), (0, "0x0 is no"), (1 << 70, f"{1 << 70:#x} is no")]
+)
+def test_an_address_that_cannot_be_is_named(address: int, named: str) -> None:
+    with stead.Arena("4 MiB") as arena:
+        assert not arena.owns(address)
+        calls: list[Callable[[int], object]] = [arena.free, arena.size_of, lambda at: arena.resize(at, 10)]
+        for call in calls:
+            with pytest.raises(stead.NotLive, match=named):
+                call(address)
 
 
 # ---- the end --------------------------------------------------------------------------------------

@@ -114,9 +114,12 @@ def test_a_sender_that_has_ended_is_a_failed_peer() -> None:
 
 def test_another_process_under_the_senders_pid_is_found_out() -> None:
     with memory() as fd:
-        sent = describe(fd)
+        sent = replace(describe(fd), started=0)
         with pytest.raises(PeerFailed, match="ended"):
-            open_descriptor(replace(sent, started=sent.started - 1), True)
+            open_descriptor(sent, True, search=False)
+        os.close(open_descriptor(sent, True))  # but it is the same file that this process has open
+    with memory(b"another"), pytest.raises(PeerFailed, match=r"ended.*no other process"):
+        open_descriptor(sent, True)
 
 
 def test_another_boot_or_machine_is_found_out() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, SupportsIndex
 
 from stead import _native
+from stead.arena.arrays import new_array
 from stead.arena.care import Care, guard_size, not_live
 from stead.arena.sources import UNIT, Whole, in_reservation
 from stead.arena.statistics import ArenaStatistics, SizeClass
@@ -22,6 +23,7 @@ from stead.securing import PAGE
 from stead.sizes import format_size, parse_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Any, Literal, Self
 
@@ -46,8 +48,8 @@ class Arena(_native.Arena):
     """Hands out blocks of a range of addresses: small ones and large ones, in constant time, from any thread.
 
     ``source``: a size (bytes, or text such as "1 GiB"), which the arena reserves for itself; a Reservation, in
-    which it commits memory as it grows, or all of which is committed; or a Block of another arena, which is
-    this one's alone from then on.
+    which it commits memory as it grows, or all of which is committed; or a Block of another arena. Those are
+    this one's alone until it ends.
 
     ``backing``: as for Reservation.commit, by default anonymous memory, in transparent huge pages where a
     program may ask for them; "none" for addresses whose memory must not be touched (a device's): then there is
@@ -169,7 +171,7 @@ class Arena(_native.Arena):
             return self._care.size_of(self, at)
         code, start, usable = self._find(at)
         if code not in (_native.ARENA_DONE, _native.ARENA_HELD):
-            raise not_live(code, at, start)
+            raise not_live(code, address.__index__(), start)
         return usable
 
     def resize(self, address: SupportsIndex, size: SupportsIndex | str) -> int | None:
@@ -186,32 +188,21 @@ class Arena(_native.Arena):
         if code == _native.ARENA_NO_SPACE:
             return None
         if code != _native.ARENA_DONE:
-            raise not_live(code, at, self._find(at)[1])
+            raise not_live(code, address.__index__(), self._find(at)[1])
         return at
 
     # ---- for NumPy ----
 
     def array(
         self,
-        shape: SupportsIndex | tuple[SupportsIndex, ...],
+        shape: SupportsIndex | Iterable[SupportsIndex],
         dtype: DTypeLike = float,
         order: Literal["C", "F"] = "C",
     ) -> numpy.ndarray[Any, Any]:
         """A NumPy array that lives in a Block of this arena, aligned to 64 bytes; its contents are undefined,
         but zeros where the arena was made with ``zero=True``. Raises what ``block`` does, TypeError for a dtype
-        of objects."""
-        import numpy
-
-        kind = numpy.dtype(dtype)
-        if kind.hasobject:
-            raise TypeError(f"dtype is {kind!r}, which holds Python objects: these cannot live in an arena")
-        whole = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
-        size = kind.itemsize
-        for each in map(int, whole):
-            if each < 0:
-                raise ValueError(f"shape is {shape!r}: no dimension may be negative")
-            size *= each
-        return numpy.ndarray(whole, kind, buffer=memoryview(self.block(max(size, 1), 64)), order=order)
+        of objects, ImportError without NumPy."""
+        return new_array(self, shape, dtype, order)
 
     # ---- giving memory back, looking, the end ----
 
@@ -333,7 +324,10 @@ class Arena(_native.Arena):
         return self._care.allocate(self, size, alignment, held=True)
 
     def _free_block(self, address: int) -> None:
-        assert self._care
+        """What the core refused to free for a holder, and the careful way for one."""
+        if self._care is None:
+            code, start, _ = self._find(address)
+            raise not_live(code, address, start)
         self._care.free(self, address, held=True)
 
     def _free(self, address: SupportsIndex) -> None:
@@ -343,7 +337,7 @@ class Arena(_native.Arena):
         if self._care:
             self._care.free(self, at)
         elif code := self._give(at):
-            raise not_live(code, at, self._find(at)[1])
+            raise not_live(code, address.__index__(), self._find(at)[1])
 
     # ---- growing ----
 

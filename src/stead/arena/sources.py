@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakValueDictionary
 
 from stead import _native
 from stead.backing import ANONYMOUS, Anonymous, as_backing
@@ -48,7 +49,27 @@ class Source(Protocol):
         ...
 
 
-class Committed:
+# Who hands out what, by the owner's id; one that is forgotten without close goes by itself.
+_handed_out: WeakValueDictionary[int, _Sole] = WeakValueDictionary()
+
+
+class _Sole:
+    """The only one that hands out a reservation or a block, until close."""
+
+    _owner: Reservation | _native.Block | None = None
+
+    def _claim(self, owner: Reservation | _native.Block) -> None:
+        if _handed_out.setdefault(id(owner), self) is not self:
+            raise ValueError(f"source is {owner!r}, which another arena hands out already")
+        self._owner = owner
+
+    def close(self) -> None:
+        if self._owner is not None:
+            _handed_out.pop(id(self._owner), None)
+            self._owner = None
+
+
+class Committed(_Sole):
     """A reservation in which the arena commits."""
 
     touchable = True
@@ -67,6 +88,7 @@ class Committed:
         self.at_once = not anonymous and backing != "shared"
         self._fresh = anonymous or backing == "shared"
         self._views: list[memoryview] = []
+        self._claim(reservation)
 
     def commit(self, offset: int, size: int) -> bool:
         # The views keep the memory from being decommitted, and the reservation from being released.
@@ -78,12 +100,13 @@ class Committed:
         return self._fresh
 
     def close(self) -> None:
+        super().close()
         self._views.clear()
         if self._own:
             self._reservation.release()
 
 
-class Whole:
+class Whole(_Sole):
     """Memory that is there already: a block of another arena, or a reservation that is committed from end to
     end."""
 
@@ -101,6 +124,8 @@ class Whole:
         self.where = Range(start, stop)
         self._view: memoryview | None
         if isinstance(owner, _native.Block):
+            if owner.freed:
+                raise ValueError(f"source is {owner!r}")
             outer: Source = owner.arena._source
             self._view, self._discard = memoryview(owner), outer.discard
             self.private, self.discardable, self.granularity = outer.private, outer.discardable, outer.granularity
@@ -112,6 +137,7 @@ class Whole:
             self._discard = partial(_discard, owner, self.discardable)
         if self._view.readonly:
             raise ValueError(f"source is {owner!r}, which is read-only")
+        self._claim(owner)
 
     def commit(self, offset: int, size: int) -> bool:
         return False
@@ -120,6 +146,7 @@ class Whole:
         return self._discard(where)
 
     def close(self) -> None:
+        super().close()
         self._view = None
 
 
@@ -128,7 +155,7 @@ def _discard(reservation: Reservation, zeros: bool, where: Range) -> bool:
     return zeros
 
 
-class Addresses:
+class Addresses(_Sole):
     """Addresses alone: what is behind them is the caller's business, and is never touched."""
 
     touchable = False
@@ -140,6 +167,7 @@ class Addresses:
     def __init__(self, reservation: Reservation, own: bool) -> None:
         self.where = reservation.range
         self._reservation, self._own = reservation, own
+        self._claim(reservation)
 
     def commit(self, offset: int, size: int) -> bool:
         return False
@@ -148,6 +176,7 @@ class Addresses:
         return False
 
     def close(self) -> None:
+        super().close()
         if self._own:
             self._reservation.release()
 

@@ -11,7 +11,8 @@ returns a null pointer, as cudaMalloc would; PyTorch does not look for that befo
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from stead import _native
 from stead.arena import Arena
@@ -36,7 +37,7 @@ def library() -> Path:
     return Path(str(_native.__file__))
 
 
-def use(arena: Arena | None, device: int = 0, *, synchronize: int | None = None) -> None:
+def use(arena: Arena | None, device: SupportsIndex = 0, *, synchronize: int | None = None) -> None:
     """From now on tensors of ``device`` live in ``arena``; None: nowhere, a null pointer for every one.
 
     ``synchronize``: the address of a C function that waits for a stream, called before each free; by default
@@ -46,14 +47,16 @@ def use(arena: Arena | None, device: int = 0, *, synchronize: int | None = None)
         raise TypeError(f"arena is {arena!r}, must be a stead.Arena")
     if arena is not None and arena.closed:
         raise Released(f"{arena!r}")
-    if device < 0:
-        raise ValueError(f"device is {device!r}, must not be negative")
-    _native.torch_use(device, arena, _stream_synchronize() if synchronize is None else synchronize)
+    if isinstance(device, bool) or not isinstance(device, SupportsIndex):
+        raise TypeError(f"device is {device!r}, must be an int")
+    if not 0 <= index(device) < 1 << 31:
+        raise ValueError(f"device is {device!r}, must be from 0 to {(1 << 31) - 1}")
+    _native.torch_use(index(device), arena, _stream_synchronize() if synchronize is None else synchronize)
 
 
-def allocator(arena: Arena, device: int = 0) -> Any:
+def allocator(arena: Arena, device: SupportsIndex = 0) -> Any:
     """A ``torch.cuda.memory.CUDAPluggableAllocator`` that allocates in ``arena``. Raises what ``use`` raises,
-    and ImportError without PyTorch."""
+    ImportError without PyTorch, and what that class raises in a PyTorch without CUDA."""
     from torch.cuda.memory import CUDAPluggableAllocator
 
     use(arena, device)
