@@ -29,7 +29,7 @@ _MAGIC = b"stead-1?"
 _GIVEN, _NOT_HERE = b"given", b"not here"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred (unix(7)): pid, uid, gid
 
-DEADLINE = 5.0  # seconds for one exchange, at either end
+DEADLINE = 10.0  # seconds for one exchange, at either end
 MOST_CLIENTS = 64
 
 
@@ -124,13 +124,17 @@ class Door:
         except OSError as error:
             return error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
         client.setblocking(False)
-        if _uid_of_peer(client) != os.geteuid():
+        try:
+            if _uid_of_peer(client) != os.geteuid():
+                client.close()
+                return True
+            self._ready.register(client, selectors.EVENT_READ)
+        except OSError:  # no memory to watch it
             client.close()
-            return True
+            return False
         if len(self._clients) >= self._most_clients:
             self._let_out(next(iter(self._clients)))
         self._clients[client] = time.monotonic() + self._deadline
-        self._ready.register(client, selectors.EVENT_READ)
         return True
 
     def _let_out(self, client: socket.socket) -> None:

@@ -83,7 +83,7 @@ class Handle:
         """The reservation in this process, at the same address.
 
         Parts that this process has not yet committed are committed. Raises Occupied that names what is in the
-        way, PeerFailed when the sender is gone, LimitReached.
+        way, PeerFailed when nobody has the memory any more, LimitReached.
         """
         with table_lock:
             own = ledger.at(self.outer.start)

@@ -54,7 +54,7 @@ _MAPPED, _UNLINKING = 0, 1
 # struct flock (fcntl(2)) on 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
 
-DEADLINE = 5.0  # seconds that another creator is waited for
+DEADLINE = 30.0  # seconds that another creator is waited for, whose next step takes microseconds
 
 
 def canonical(name: str) -> str:

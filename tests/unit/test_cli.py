@@ -205,7 +205,7 @@ def test_show_itself_fits_a_screen_and_all_shows_every_mapping() -> None:
 def test_show_names_our_own() -> None:
     with stead.reserve("64 GiB", name="pool of mine") as held:
         held.commit(0, "1 MiB", backing="shared").release()
-        shown = stead_runs("show", COLUMNS="120").stdout
+        shown = stead_runs("show", "--all", COLUMNS="120").stdout
     lines = [line for line in shown.splitlines() if "ours" in line]
     assert any(line.startswith(f"{held.address:#014x}") and "1 MiB" in line for line in lines)
     assert any("---p" in line and "pool of mine" in line for line in lines)

@@ -81,7 +81,7 @@ class HeapMemory:
 
     def grow(self, start: int, stop: int) -> None:
         """Allocate data between two offsets, in bytes. Raises LimitReached, and has allocated nothing then."""
-        extend(self.data_fd, start, stop)
+        extend(self.data_fd, start, stop, self.where.start)
 
     def discard(self, where: Range) -> None:
         """Give memory back: it reads as zeros, for everyone."""

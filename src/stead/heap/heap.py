@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 from stead import _native
 from stead.arena.statistics import SizeClass
 from stead.errors import Corrupted, LimitReached, NotLive, Released, Unsupported
-from stead.heap import files, registry
+from stead.heap import files, registry, travel
 from stead.heap.block import SharedBlock
 from stead.heap.files import UNIT
 from stead.heap.growth import GrowingHeap
@@ -92,6 +92,7 @@ class SharedHeap(Primitives, GrowingHeap):
         self.name, self._policy, self._files = name, policy, memory
         self._read_only = "w" not in memory.access
         self._begin_trimming()
+        travel.register()
 
     # ---- what it is ----
 
