@@ -181,9 +181,10 @@ def test_no_room_says_what_there_is() -> None:
 
 def test_not_into_the_growth_room_of_the_stack_or_the_heap() -> None:
     stack = next(each for each in stead.snapshot().mappings if each.kind == "stack")
-    heap = next((each for each in stead.snapshot().mappings if each.kind == "heap"), None)
-    if heap is None:
+    parts = [each for each in stead.snapshot().mappings if each.kind == "heap"]
+    if not parts:
         pytest.skip("no [heap]: another malloc is loaded")
+    heap = parts[-1]  # what NumPy has in huge pages is a part of its own
     for place in (stack.range.start - 40 * PAGE, heap.range.stop):
         with pytest.raises(stead.Occupied, match="kept clear"):
             stead.reserve(PAGE, at=place)
