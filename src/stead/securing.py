@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 from stead import _native
@@ -57,16 +59,19 @@ def sparse_memory(name: str, size: int) -> int:
     return fd
 
 
-def extend(fd: int, start: int, stop: int) -> None:
-    """Allocate the bytes from ``start`` to ``stop`` of a memfd, all or none. Raises LimitReached."""
+def extend(fd: int, start: int, stop: int, mapping: int = 0) -> None:
+    """Allocate the bytes from ``start`` to ``stop`` of a memfd, all or none; in huge pages where it can be, if
+    the whole file is mapped at ``mapping``. Raises LimitReached."""
     for offset in range(start, stop, _PIECE):
         try:
             _check_available(stop - offset, stop - start)
             piece = min(_PIECE, stop - offset)
+            if mapping:
+                _collapse(fd, offset, offset + piece, mapping)
             allocate(fd, 0, offset, piece, lambda number: _no_memory(number, stop - start, False))
         except BaseException:
-            if offset > start:
-                allocate(fd, PUNCH_HOLE, start, offset - start, lambda number: OSError(number, "no hole"))
+            end = min(offset + _PIECE, stop)
+            allocate(fd, PUNCH_HOLE, start, end - start, lambda number: OSError(number, "no hole"))
             raise
 
 
@@ -168,6 +173,40 @@ def transparent_huge_pages(switch: str) -> tuple[int, ...]:
     if "[never]" in state or "[deny]" in state:
         raise Unsupported("huge='transparent'", f"'advise' or 'always' in {path}", state)
     return (_native.MADV_HUGEPAGE,)
+
+
+# Of one call; and the most of this thread's time that a page may take, before the kernel is asked for no more of them.
+_COLLAPSED = 1 << 25
+_PATIENCE = 4_000_000
+
+
+@cache
+def _transparent_huge_page_size() -> int:
+    return int(read_text("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size") or 0)
+
+
+def _collapse(fd: int, start: int, stop: int, mapping: int) -> None:
+    """Huge pages for what of a memfd lies between two offsets and is not allocated, as far as the kernel gives
+    them: at once, where it is cheap. They take a fifth of the time to allocate, to touch, and to map in every
+    process.
+
+    For shared memory a setting of the whole machine usually forbids them (shmem_enabled); MADV_COLLAPSE does not
+    mind, but wants something to collapse: the first page of each."""
+    huge = _transparent_huge_page_size()
+    if not huge or mapping % huge:
+        return
+    start, stop = align_up(start, huge), stop // huge * huge
+    for at in range(start, stop, _COLLAPSED):
+        end = min(at + _COLLAPSED, stop)
+        for page in range(at, end, huge):
+            if _native.fallocate(fd, 0, page, PAGE) < 0:
+                return
+        began = time.thread_time_ns()
+        # Not there (before Linux 6.1), or none to be had: ordinary pages then.
+        if _native.advise(mapping + at, end - at, _native.MADV_COLLAPSE) < 0:
+            return
+        if time.thread_time_ns() - began > _PATIENCE * ((end - at) // huge):
+            return
 
 
 def explicit_huge_page_size() -> int:

@@ -186,9 +186,3 @@ def churn(heap: stead.SharedHeap, seed: int) -> None:
         else:
             held.append(heap.array(draw.randrange(1, 100_000), "u1"))
         del held[:-50]
-
-
-def tensors(tasks: Any, answers: Any) -> None:
-    while (tensor := tasks.get()) is not None:
-        answers.put((tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), float(tensor.detach().sum())))
-        del tensor

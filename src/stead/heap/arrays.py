@@ -61,16 +61,25 @@ class HeapArray(numpy.ndarray):
         return self.__reduce_ex__(2)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        writable = self.flags.writeable
         if not self.size:
-            return _arrive_empty, (self.shape, self.dtype, writable)
+            return _arrive_empty, (self.shape, self.dtype, self.flags.writeable)
         found = locate(self)
         if found is None:
             return numpy.asarray(self).__reduce_ex__(protocol)
-        return _arrive_array, (
-            *sent(found.heap, found.start), found.start, found.generation, found.end - found.start,
-            found.first - found.start, self.shape, self.dtype, self.strides, writable,
-        )  # fmt: skip
+        return _arrive_array, _sent_array(self, found)
+
+
+def reduce_plain(array: Array, protocol: int) -> Any:
+    """An ordinary array, which multiprocessing sends: as a reference if it lies in a heap."""
+    found = locate(array)
+    return array.__reduce_ex__(protocol) if found is None else (_arrive_plain, _sent_array(array, found))
+
+
+def _sent_array(array: Array, found: Place) -> tuple[Any, ...]:
+    return (
+        *sent(found.heap, found.start), found.start, found.generation, found.end - found.start,
+        found.first - found.start, array.shape, array.dtype, array.strides, array.flags.writeable,
+    )  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -150,6 +159,11 @@ def _arrive_array(
         return HeapArray(shape, dtype, memory, offset, strides)
 
     return arrive(identity, handle, make)
+
+
+def _arrive_plain(*arguments: Any) -> Any:
+    arrived = _arrive_array(*arguments)
+    return arrived.view(numpy.ndarray) if isinstance(arrived, HeapArray) else arrived
 
 
 def _arrive_empty(shape: tuple[int, ...], dtype: numpy.dtype[Any], writable: bool) -> HeapArray:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LEAST_STEP = 4 << 20
 _LARGEST_STEP = 1 << 30
+_ROUND = 2 << 20
 _SMALL = 16384  # bytes; larger blocks are runs of pages
 
 # Memory goes back to the system by itself only in pieces that are worth a system call.
@@ -149,10 +150,12 @@ class GrowingHeap(_native.Heap):
         have = self._units
         step = self._policy[0] or min(max(have * UNIT, _LEAST_STEP), _LARGEST_STEP)
         wanted = max(least * UNIT, step)
+        if self._policy[0] is None:  # to the end of a huge page, so that each is one
+            wanted = align_up(have * UNIT + wanted, _ROUND) - have * UNIT
         try:
             self._lengthen(have, wanted)
         except LimitReached:
-            if wanted == least * UNIT:
+            if wanted <= least * UNIT:
                 raise
             self._lengthen(have, least * UNIT)
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, SupportsIndex
 from stead import _native
 from stead.arena.statistics import SizeClass
 from stead.errors import Corrupted, LimitReached, NotLive, Released, Unsupported
-from stead.heap import files, registry
+from stead.heap import files, registry, travel
 from stead.heap.block import SharedBlock
 from stead.heap.files import UNIT
 from stead.heap.growth import GrowingHeap
 from stead.heap.handle import arrive_heap, handle_of, sent
 from stead.heap.objects import get, put
+from stead.heap.primitives import Primitives
 from stead.heap.statistics import HeapStatistics, Holder, alive
 from stead.sizes import parse_size
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from stead.ranges import Range
 
 
-class SharedHeap(GrowingHeap):
+class SharedHeap(Primitives, GrowingHeap):
     """A heap that processes share: blocks, arrays and objects at the same addresses in all of them.
 
     It reaches another process by pickle, like everything that is in it: as an argument or a result of
@@ -92,6 +93,7 @@ class SharedHeap(GrowingHeap):
         self.name, self._policy, self._files = name, policy, memory
         self._read_only = "w" not in memory.access
         self._begin_trimming()
+        travel.register()
 
     # ---- what it is ----
 

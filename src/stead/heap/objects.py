@@ -1,5 +1,6 @@
 """put and get: a pickled object in one block of a heap, with its buffers where they are used.
- The block: a header, a table with the address and the length of every buffer, the pickle, and the buffers, each
+
+The block: a header, a table with the address and the length of every buffer, the pickle, and the buffers, each
 at a multiple of 64. Addresses are the same in every process, so the table can name memory in other blocks of the
 heap as well: what was there already is not copied. The Ref holds these other blocks, too.
 
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from stead import _native
 from stead.errors import Corrupted, NotLive
-from stead.heap import registry
+from stead.heap import frames, registry, tensors, travel
 from stead.heap.block import SharedBlock, hold
+from stead.heap.copying import copy
 from stead.heap.handle import arrive, sent
 from stead.ranges import align_up
 
@@ -32,8 +34,8 @@ _HEADER = struct.Struct("<8sQQQ")  # how many buffers, where the pickle begins, 
 _ENTRY = struct.Struct("<QQ")  # address, bytes
 _ALIGNMENT = 64
 
-# From here on bytes are copied without the GIL, if NumPy is there to do it.
-_LARGE = 1 << 18
+# Those whose objects are looked at.
+_LIBRARIES = frozenset({"torch", "pyarrow", "pandas"})
 
 
 class Held(NamedTuple):
@@ -136,15 +138,16 @@ class _Buffers:
 
     def __init__(self, heap: SharedHeap) -> None:
         self._heap = heap
-        self.found: list[tuple[memoryview, int]] = []  # and the address of such as are in the heap; or 0
+        # Where it is, 0: not known; and the address where it stays, of such as are in the heap, or 0.
+        self.found: list[tuple[memoryview, int, int]] = []
         self.others: dict[int, Held] = {}
 
     def add(self, buffer: pickle.PickleBuffer) -> None:
         raw = buffer.raw()
-        self.found.append((raw, self._inside(raw)))
-
-    def _inside(self, raw: memoryview) -> int:
         address = _address_of(raw)
+        self.found.append((raw, address, self._inside(address, raw)))
+
+    def _inside(self, address: int, raw: memoryview) -> int:
         if registry.at(address) is not self._heap:
             return 0
         code, start, usable, generation = self._heap._find(address)
@@ -189,8 +192,25 @@ class _Writer(pickle.Pickler):
 
             if kind in (numpy.ndarray, HeapArray):
                 return _reduce_array(obj, self._heap)
-        elif (torch := sys.modules.get("torch")) is not None and kind in (torch.Tensor, torch.nn.Parameter):
-            return _reduce_tensor(obj)
+        elif kind.__module__.partition(".")[0] in _LIBRARIES:
+            return self._reduce_foreign(kind, obj)
+        return NotImplemented
+
+    def _reduce_foreign(self, kind: type, obj: Any) -> Any:
+        """What its own library would pickle well enough, but not as put should. By the exact class: a class
+        derived from it pickles itself."""
+        travel.register()
+        modules = sys.modules
+        if (torch := modules.get("torch")) is not None and kind in (torch.Tensor, torch.nn.Parameter):
+            return tensors.reduce_put(obj)
+        if (arrow := modules.get("pyarrow")) is not None and kind in (arrow.Table, arrow.RecordBatch):
+            compacted = frames.compact(obj)
+            return compacted.__reduce__() if compacted is not obj else NotImplemented
+        if (pandas := modules.get("pandas")) is not None:
+            if kind in (pandas.DataFrame, pandas.Series):
+                return frames.reduce_frame(obj, 5)
+            if kind in (pandas.arrays.ArrowExtensionArray, pandas.arrays.ArrowStringArray):
+                return frames.reduce_column(obj, put=True)
         return NotImplemented
 
 
@@ -202,38 +222,29 @@ def put(heap: SharedHeap, obj: object) -> Ref:
     table_at = _HEADER.size
     pickle_at = table_at + _ENTRY.size * len(buffers.found)
     size = pickle_at + pickled.nbytes
-    offsets = []
-    for raw, inside in buffers.found:
-        if not inside:
+    offsets: list[int] = []
+    seen: dict[tuple[int, int], int] = {}  # the same memory twice, as with tied weights, is one again
+    for raw, address, inside in buffers.found:
+        twin = 0 if inside else seen.get((address, raw.nbytes), 0)
+        if not inside and not twin:
             size = align_up(size, _ALIGNMENT)
-            offsets.append(size)
-            size += raw.nbytes
-        else:
-            offsets.append(0)
-    start, _, generation, *fresh = heap._obtain(size, _ALIGNMENT)
+            if address:
+                seen[address, raw.nbytes] = size
+        offsets.append(twin or size)
+        size += 0 if inside or twin else raw.nbytes
+    start, _, generation, _, _ = heap._obtain(size, _ALIGNMENT)
     own = Held(start, start + size, generation, hold(heap, start))
     with memoryview(_native.Exporter(start, size, False, own.hold)) as block:
         _HEADER.pack_into(block, 0, _MAGIC, len(buffers.found), pickle_at, pickled.nbytes)
         block[pickle_at : pickle_at + pickled.nbytes] = pickled
-        for (raw, inside), offset in zip(buffers.found, offsets, strict=True):
+        copied = set()
+        for (raw, _, inside), offset in zip(buffers.found, offsets, strict=True):
             _ENTRY.pack_into(block, table_at, inside or start + offset, raw.nbytes)
             table_at += _ENTRY.size
-            if not inside:
-                untouched = fresh[0] <= offset and offset + raw.nbytes <= fresh[1]
-                _copy(heap, start + offset, block[offset : offset + raw.nbytes], raw, untouched)
+            if not inside and raw.nbytes and offset not in copied:
+                copied.add(offset)
+                copy(block[offset : offset + raw.nbytes], raw)
     return Ref._of(heap, (own, *buffers.others.values()))
-
-
-def _copy(heap: SharedHeap, address: int, to: memoryview, source: memoryview, untouched: bool) -> None:
-    if source.nbytes >= _LARGE and untouched:
-        # Nobody has these pages mapped: write(2) fills them in half the time that faulting each one in takes.
-        heap._live().write(address, source)
-        return
-    numpy = sys.modules.get("numpy") if source.nbytes >= _LARGE else None
-    if numpy is None:
-        to[:] = source
-    else:
-        numpy.copyto(numpy.frombuffer(to, "u1"), numpy.frombuffer(source, "u1"))
 
 
 # ---- get ----------------------------------------------------------------------------------------
@@ -257,7 +268,7 @@ def get(heap: SharedHeap, ref: Ref, writable: bool) -> Any:
             raise Corrupted(f"{ref!r}: what is there is no object that was put", address=ref.address)
         buffers = list(_buffers(ref, held, _ENTRY.iter_unpack(block[_HEADER.size : table]), writable))
         found = pickle.loads(block[at : at + size], buffers=buffers)
-    return _travelling(found, {}) if count and "numpy" in sys.modules else found
+    return _travelling(found, {}) if count and sys.modules.get("numpy") else found
 
 
 def _buffers(ref: Ref, held: tuple[Held, ...], table: Iterator[Any], writable: bool) -> Iterator[Any]:
@@ -297,7 +308,7 @@ def _travelling(obj: Any, seen: dict[int, Any]) -> Any:
     return obj
 
 
-# ---- arrays and tensors ---------------------------------------------------------------------------
+# ---- arrays --------------------------------------------------------------------------------------
 
 
 def _reduce_array(array: Any, heap: SharedHeap) -> Any:
@@ -331,32 +342,3 @@ def _array(buffer: Any, offset: int, shape: tuple[int, ...], dtype: Any, strides
     if memoryview(buffer).readonly:
         made.flags.writeable = False
     return made
-
-
-def _reduce_tensor(tensor: Any) -> Any:
-    """PyTorch itself copies a tensor's memory into the pickle."""
-    torch = sys.modules["torch"]
-    if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_quantized:
-        return NotImplemented
-    if tensor.requires_grad and not tensor.is_leaf:
-        return NotImplemented  # PyTorch says what it thinks of that
-    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    memory = _native.Exporter(plain.data_ptr(), plain.numel() * plain.element_size(), False, plain)
-    parameter = isinstance(tensor, torch.nn.Parameter)
-    return _tensor, (
-        pickle.PickleBuffer(memory), plain.dtype, tuple(plain.shape), tensor.requires_grad, parameter
-    )  # fmt: skip
-
-
-def _tensor(buffer: Any, dtype: Any, shape: tuple[int, ...], requires_grad: bool, parameter: bool) -> Any:
-    import torch
-
-    if 0 in shape:
-        made = torch.empty(shape, dtype=dtype)
-    else:
-        # There are no read-only tensors, and one of read-only memory is warned of.
-        memory = _native.Exporter(buffer._address, buffer._size, False, buffer)
-        made = torch.frombuffer(memory, dtype=dtype).reshape(shape)
-    if parameter:
-        return torch.nn.Parameter(made, requires_grad)
-    return made.requires_grad_(requires_grad)
