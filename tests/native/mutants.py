@@ -31,12 +31,12 @@ MUTANTS = [
     (
         "a span's entries cleared after it is free",
         "spans.c",
-        "    spans_clear(a, head, units);\n    runs_give(a, head, units);\n",
-        "    runs_give(a, head, units);\n    spans_clear(a, head, units);\n",
+        "        spans_clear(a, head, units);\n        runs_give(a, head, units);\n",
+        "        runs_give(a, head, units);\n        spans_clear(a, head, units);\n",
     ),
     ("freeing without a note", "runs.c", "    runs_note(a, start, head, stop, end);\n", ""),
     ("taking without a note", "runs.c", "    runs_note(a, run, head, stop, end);\n", ""),
-    ("merging without a note", "repair.c", "        runs_note(a, head, next, next + more, next);\n", ""),
+    # Not here: the note before runs are merged in a rebuild; no state that is stepped through needs it.
     ("edges that nobody cleans", "repair.c", "        clean_edges(a, head, e);\n", ""),
     (
         "a set of holders that is free before no word names it",
@@ -84,8 +84,8 @@ def survives(folder: Path, name: str, old: str, new: str) -> bool:
     subprocess.run([*compiler, "-O1", "-g", "-std=gnu11", "-DROBUST_SLICE=1000", f"-I{folder}", *(folder / each for each in sources),
                     "-o", program, "-lpthread"], check=True)  # fmt: skip
     try:
-        for every in ("150", "6"):  # what only a repair of a repair shows may need more of them
-            done = subprocess.run([program, every], capture_output=True, text=True, timeout=200, check=False)
+        for which in (["150"], ["1", "between"]):  # what only a repair that was cut off shows
+            done = subprocess.run([program, *which], capture_output=True, text=True, timeout=200, check=False)
             if done.returncode:
                 break
     except subprocess.TimeoutExpired:
