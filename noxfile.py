@@ -53,9 +53,9 @@ def native(session: nox.Session) -> None:
 
 @nox.session
 def integrations(session: nox.Session) -> None:
-    """Arenas under PyTorch, Arrow, cffi, and under NumPy's own tests; downloads what these need."""
+    """Arenas and heaps under PyTorch, Arrow, joblib, Dask, Ray …, and under NumPy's own tests; downloads these."""
     install(session, "test", "integrations")
-    session.run("pytest", "tests/integration", "-k", "arena or numpy", *session.posargs)
+    session.run("pytest", "tests/integration", "tests/unit", "-k", "arena or numpy or heap", *session.posargs)
 
 
 @nox.session
