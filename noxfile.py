@@ -72,5 +72,5 @@ def lint(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Side by side with the old way, raw C and other allocators, medians and ratios."""
     install(session)
-    for each in ("claims", "arena", "allocators", "heap_scaling"):
+    for each in ("claims", "arena", "allocators", "channel", "heap_scaling"):
         session.run("python", f"benchmarks/{each}.py", *session.posargs)
