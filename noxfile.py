@@ -57,7 +57,7 @@ def integrations(session: nox.Session) -> None:
     downloads what these need (PIP_CONSTRAINT can say which torch)."""
     install(session, "test", "integrations")
     session.run(
-        "pytest", "tests/integration", "tests/docs", "-k", "arena or numpy or heap", *session.posargs
+        "pytest", "tests/integration", "tests/unit", "tests/docs", "-k", "arena or numpy or heap", *session.posargs
     )
 
 

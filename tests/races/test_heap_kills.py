@@ -101,7 +101,7 @@ def test_killed_processes_lose_nothing_of_others(heap: stead.SharedHeap) -> None
 
 @pytest.mark.long
 def test_many_killed_processes(heap: stead.SharedHeap) -> None:
-    torture(heap, 300, 20261125)
+    torture(heap, 100, 20261125)
 
 
 def test_the_whole_group_is_killed(heap: stead.SharedHeap) -> None:
