@@ -45,7 +45,7 @@ KINDS: dict[str, Any] = {}
 
 
 def cases() -> Iterator[tuple[str, type[unittest.TestCase], str]]:
-    make = {
+    make: dict[str, tuple[str, Any]] = {
         "Lock": ("locktype", lambda: KINDS["heap"].lock()),
         "Condition": ("condtype", lambda lock=None: KINDS["heap"].condition(lock)),
         "Semaphore": ("semtype", lambda *value: KINDS["heap"].semaphore(*value)),

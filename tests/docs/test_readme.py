@@ -72,3 +72,12 @@ def test_the_examples_of_the_arena_run(tmp_path: Path) -> None:
         assert done.stderr == ""
         said.append(done.stdout)
     assert said == ["0 blocks live\n", "", "True stead\n"]
+
+
+def test_the_example_of_channels_runs(tmp_path: Path) -> None:
+    need("numpy")
+    found = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/channels.md").read_text(), re.DOTALL | re.MULTILINE)
+    script = tmp_path / "example.py"
+    script.write_text(found[0])
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("10\n", "")

@@ -210,7 +210,7 @@ def test_who_is_killed_in_the_action_breaks_the_barrier(heap: stead.SharedHeap, 
 
 @pytest.mark.parametrize("what", ["lock", "condition", "semaphore", "barrier", "receive", "spinning", "send"])
 def test_ctrl_c_while_waiting(heap: stead.SharedHeap, forked: Crew, what: str) -> None:
-    objects = {
+    objects: dict[str, Any] = {
         "lock": heap.lock(), "condition": heap.condition(), "semaphore": heap.semaphore(0),
         "barrier": heap.barrier(2), "channel": heap.channel(), "full": heap.channel(1),
     }  # fmt: skip

@@ -298,13 +298,14 @@ def test_wrong_channels_are_refused(heap: stead.SharedHeap, arguments: Any, erro
 
 def test_wrong_arguments_are_refused(channel: stead.Channel) -> None:
     anything: Any = channel
-    for call in (
-        lambda: anything.send(), lambda: anything.send(1, 2, 3, 4), lambda: anything.send(1, obj=2),
-        lambda: anything.send(1, wait=2), lambda: anything.receive(1, 2, 3), lambda: anything.receive(obj=1),
-        lambda: anything.receive("1"),
-    ):  # fmt: skip
+    wrong: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
+        (anything.send, (), {}), (anything.send, (1, 2, 3, 4), {}), (anything.send, (1,), {"obj": 2}),
+        (anything.send, (1,), {"wait": 2}), (anything.receive, (1, 2, 3), {}), (anything.receive, (), {"obj": 1}),
+        (anything.receive, ("1",), {}),
+    ]  # fmt: skip
+    for call, arguments, named in wrong:
         with pytest.raises(TypeError):
-            call()
+            call(*arguments, **named)
     for timeout in (-1, math.nan):
         with pytest.raises(ValueError, match="timeout"):
             channel.receive(timeout)
