@@ -53,9 +53,12 @@ def native(session: nox.Session) -> None:
 
 @nox.session
 def integrations(session: nox.Session) -> None:
-    """Arenas under PyTorch, Arrow, cffi, and under NumPy's own tests; downloads what these need."""
+    """Arenas and heaps under PyTorch, Arrow, pandas, joblib, Dask, Ray, and arenas under NumPy's own tests;
+    downloads what these need (PIP_CONSTRAINT can say which torch)."""
     install(session, "test", "integrations")
-    session.run("pytest", "tests/integration", "-k", "arena or numpy", *session.posargs)
+    session.run(
+        "pytest", "tests/integration", "tests/unit", "tests/docs", "-k", "arena or numpy or heap", *session.posargs
+    )
 
 
 @nox.session
@@ -70,7 +73,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Side by side with the old way, raw C and other allocators, medians and ratios."""
-    install(session)
-    for each in ("claims", "arena", "allocators", "channel", "heap_scaling"):
+    """Side by side with the old way, raw C, other allocators, and what else shares memory (downloads those;
+    PIP_CONSTRAINT can say which torch): medians and ratios."""
+    install(session, "peers")
+    for each in ("claims", "arena", "allocators", "channel", "heap_scaling", "heap"):
         session.run("python", f"benchmarks/{each}.py", *session.posargs)

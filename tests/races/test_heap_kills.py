@@ -101,7 +101,7 @@ def test_killed_processes_lose_nothing_of_others(heap: stead.SharedHeap) -> None
 
 @pytest.mark.long
 def test_many_killed_processes(heap: stead.SharedHeap) -> None:
-    torture(heap, 300, 20261125)
+    torture(heap, 100, 20261125)
 
 
 def test_the_whole_group_is_killed(heap: stead.SharedHeap) -> None:
@@ -174,5 +174,5 @@ def test_processes_that_grow_at_once(heap: stead.SharedHeap) -> None:
     heap.collect()
     statistics = heap.statistics()
     assert statistics.blocks == 0
-    assert statistics.committed >= 4 * 20 * (2 << 20)
+    assert statistics.committed >= 20 * (2 << 20)  # as many times as much, where none ended before another began
     heap.check()

@@ -190,9 +190,9 @@ class Model(RuleBasedStateMachine):
 
 
 def test_leases_of_several_attachments() -> None:
-    run_state_machine_as_test(Model, settings=settings(max_examples=200, stateful_step_count=50))
+    run_state_machine_as_test(Model, settings=settings(max_examples=100, stateful_step_count=50))
 
 
 @pytest.mark.long
 def test_leases_of_several_attachments_for_long() -> None:
-    run_state_machine_as_test(Model, settings=settings(max_examples=3000, stateful_step_count=100))
+    run_state_machine_as_test(Model, settings=settings(max_examples=500, stateful_step_count=100))

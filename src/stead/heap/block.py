@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stead import _native
@@ -26,10 +25,13 @@ def hold(heap: SharedHeap, address: int) -> _native.Finalizer:
         raise
 
 
-def _let_go(heap: SharedHeap, address: int) -> None:
-    with suppress(Released):  # with the heap, or at exit
+# Bound, since what is left at the end of the process is finalized when this module is empty already.
+def _let_go(heap: SharedHeap, address: int, released: type[Released] = Released) -> None:
+    try:
         heap._release(address)
         heap._trim_if_wanted()
+    except released:  # with the heap, or at exit
+        pass
 
 
 class SharedBlock(_native.Exporter):

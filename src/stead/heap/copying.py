@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # From here on bytes are copied without the GIL, if NumPy is there to do it.
-_LARGE = 1 << 18
+LARGE = 1 << 18
 
 # What is worth a thread, which takes some 50 us to start and to end; and how many saturate the memory.
 _SHARE = 8 << 20
@@ -23,7 +23,7 @@ _MOST = 4
 def copy(to: memoryview, source: memoryview) -> None:
     """All of ``source`` to memory of the same length."""
     size = source.nbytes
-    numpy: Any = sys.modules.get("numpy") if size >= _LARGE else None
+    numpy: Any = sys.modules.get("numpy") if size >= LARGE else None
     if numpy is None:
         to[:] = source
         return

@@ -1,5 +1,6 @@
 """The memory of a heap in this process: two memfds, and where they are mapped.
- *control* holds every table, is mapped writable by everyone, and anywhere; *data* holds the blocks, is mapped at
+
+*control* holds every table, is mapped writable by everyone, and anywhere; *data* holds the blocks, is mapped at
 the same addresses by everyone, and read-only by who may only read. Both have their full length from the
 beginning, are sealed to it, and are allocated as they are used: control by touching it, data in steps, by
 fallocate.
@@ -87,6 +88,13 @@ class HeapMemory:
         """Give memory back: it reads as zeros, for everyone."""
         at = where.start - self.where.start
         allocate(self.data_fd, PUNCH_HOLE, at, where.size, lambda number: OSError(number, os.strerror(number)))
+
+    def write(self, address: int, contents: memoryview) -> None:
+        """Into allocated data, without mapping it."""
+        at = address - self.where.start
+        while contents.nbytes:
+            done = os.pwrite(self.data_fd, contents, at)
+            at, contents = at + done, contents[done:]
 
     def release(self) -> None:
         """Unmap it all, and close the descriptors."""

@@ -26,6 +26,7 @@ from stead.heap.statistics import HeapStatistics, Holder, alive
 from stead.sizes import parse_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any, Literal, Self
 
@@ -291,10 +292,10 @@ class SharedHeap(Primitives, GrowingHeap):
         else:
             self._files.release()
 
-    def __del__(self) -> None:
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # Nothing of it is left here: every block, array and Ref keeps it. At the end of the process somebody
         # else gives back what is held, and the system the rest.
-        if self._files is not None and not self._closed and not sys.is_finalizing():
+        if self._files is not None and not self._closed and not finalizing():
             with registry.lock:
                 self._end(inaccessible=False)
 

@@ -1,5 +1,6 @@
 """The heaps that this process has attached: one for each heap, found by its identity or by an address.
- Threads: everything is safe. Fork: one set of hooks for all heaps, so that a child is attached in its own right
+
+Threads: everything is safe. Fork: one set of hooks for all heaps, so that a child is attached in its own right
 and holds what it inherits. Exit: what the process held goes at once where no other thread runs any more;
 otherwise, and where the process is killed, the next one that looks for dead processes gives it back.
 """
@@ -11,7 +12,6 @@ import gc
 import os
 import sys
 import threading
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -34,16 +34,30 @@ _by_address: list[
 
 # Heaps that arrived by pickle stay attached while nothing of them is here: the next message finds them in place.
 # Not all of them for ever: a worker would keep the memory of each heap that it ever saw.
-_kept: deque[SharedHeap] = deque(maxlen=4)
+_kept: list[SharedHeap] = []
+_MOST_KEPT = 4
 
 
 def add(heap: SharedHeap, *, keep: bool = False) -> None:
     """Enter a heap that is attached. Under the lock."""
     _heaps[heap._live().identity] = ref(heap)
     if keep:
+        _prune()
         _kept.append(heap)
     _index()
     _at_exit()
+
+
+def _prune() -> None:
+    """Keep no heap that nobody else has, and in which nothing is, and no more than a few others; but what is
+    underway might be so to us."""
+    for heap in list(_kept):
+        heap._reap()
+        if len(heap._people()) == 1 and not heap._blocks():
+            _kept.remove(heap)
+    for heap in list(_kept):
+        if len(_kept) >= _MOST_KEPT and not any(references for *_, references in heap._blocks()):
+            _kept.remove(heap)
 
 
 def remove(heap: SharedHeap, identity: bytes) -> None:
