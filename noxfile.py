@@ -76,5 +76,5 @@ def bench(session: nox.Session) -> None:
     """Side by side with the old way, raw C, other allocators, and what else shares memory (downloads those;
     PIP_CONSTRAINT can say which torch): medians and ratios."""
     install(session, "peers")
-    for each in ("claims", "arena", "allocators", "heap"):
+    for each in ("claims", "arena", "allocators", "channel", "heap_scaling", "heap"):
         session.run("python", f"benchmarks/{each}.py", *session.posargs)

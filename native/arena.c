@@ -418,6 +418,8 @@ int stead_arena_checkout(stead_arena *a, uint64_t least, stead_run *run)
     if (head != NONE) {
         uint32_t units = length_of(a->ent[head]), stop = head + units;
         zero_part zero = a->zero[head];
+        if (zero.from < head || zero.to > stop || zero.from > zero.to) /* damaged */
+            zero = (zero_part){head, head};
         run->head = head;
         run->units = units;
         run->from = address_of(a, zero.from == head ? zero.to : head);

@@ -9,6 +9,7 @@
 typedef struct {
     uint64_t *bits, *summary;
     uint32_t words; /* of the summary */
+    uint32_t units;
 } unit_set;
 
 /* Units rounded up to whole words of the summary; 64-bit words that a set of so many units takes. */
@@ -21,7 +22,7 @@ static inline uint64_t unit_set_words(uint32_t max_units)
 static inline unit_set unit_set_at(uint64_t *memory, uint32_t max_units)
 {
     uint32_t summary = (uint32_t)(((uint64_t)max_units + 4095) / 4096);
-    return (unit_set){memory + summary, memory, summary};
+    return (unit_set){memory + summary, memory, summary, max_units};
 }
 
 static inline int unit_set_has(unit_set s, uint32_t unit)
@@ -68,8 +69,10 @@ static inline uint32_t unit_set_next(unit_set s, uint64_t from, int tidy)
         }
         if (word == from / 64)
             found &= ~UINT64_C(0) << from % 64;
-        if (found)
-            return (uint32_t)(word * 64 + (unsigned)__builtin_ctzll(found));
+        if (found) {
+            uint64_t unit = word * 64 + (unsigned)__builtin_ctzll(found);
+            return unit < s.units ? (uint32_t)unit : NO_UNIT; /* beyond: damaged */
+        }
     }
     return NO_UNIT;
 }

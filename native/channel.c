@@ -141,7 +141,7 @@ static void drop(stead_heap *h, heap_object *o, const cell *c)
 {
     heap_spot s;
     uint64_t *word = NULL;
-    if (c->address && !heap_locate(h, c->address, &s)) {
+    if (c->address && !heap_locate_locked(h, c->address, &s)) {
         word = word_of_block(h, s.head, s.c, s.i);
         if (GENERATION(word_load(word)) == c->generation) {
             unit_set_add(ever_of(h, h->place), s.head); /* killed after the commit, somebody looks there */

@@ -24,6 +24,7 @@ typedef struct {
     unsigned long long address;
     long long spin; /* ns, where a call does not say */
     unsigned generation, index;
+    unsigned misses, pass; /* how often in a row spinning was in vain; how many waits go without it now */
     PyObject *weakrefs;
 } Channel;
 
@@ -31,7 +32,28 @@ typedef struct {
 
 typedef struct {
     int64_t patience, spin; /* ns; -1: for ever */
+    int adapts;             /* the spin is the channel's, not the caller's */
 } Waiting;
+
+#define MOST_MISSES 7u
+
+/* Where there are more processes than processors, who spins keeps the one from running that he waits for: after each spin
+ * in vain, twice as many waits as before go without. Threads do this without a lock, and it only costs them time. */
+static int64_t adapted(Channel *self)
+{
+    if (!self->pass)
+        return self->spin;
+    self->pass--;
+    return 0;
+}
+
+static void adapt(Channel *self, int64_t spun, int64_t took)
+{
+    if (!spun)
+        return;
+    self->misses = took <= spun ? 0 : self->misses < MOST_MISSES ? self->misses + 1 : MOST_MISSES;
+    self->pass = (1u << self->misses) - 1;
+}
 
 static int seconds(PyObject *given, const char *argument, int64_t *ns)
 {
@@ -50,7 +72,7 @@ static int seconds(PyObject *given, const char *argument, int64_t *ns)
 
 static int waiting(const Channel *self, PyObject *timeout, PyObject *spin, Waiting *w)
 {
-    *w = (Waiting){-1, self->spin};
+    *w = (Waiting){-1, self->spin, !spin || spin == Py_None};
     if (seconds(timeout, "timeout", &w->patience) || seconds(spin, "spin", &w->spin))
         return -1;
     if (w->spin < 0)
@@ -64,13 +86,18 @@ static int waiting(const Channel *self, PyObject *timeout, PyObject *spin, Waiti
         int64_t patience_ = 0, spin_ = 0, begun_ = 0, now_ = 0;                                               \
         for (;;) {                                                                                            \
             HEAP_CALL((SELF)->heap, GOT, EXPRESSION)                                                          \
-            if ((GOT) != STEAD_TIMEOUT)                                                                       \
+            if ((GOT) != STEAD_TIMEOUT) {                                                                     \
+                if (begun_ && (W).adapts)                                                                     \
+                    adapt(SELF, (W).spin, stead_now() - begun_);                                              \
                 break;                                                                                        \
+            }                                                                                                 \
             if (begun_ && PyErr_CheckSignals()) {                                                             \
                 GOT = RAISED;                                                                                 \
                 break;                                                                                        \
             }                                                                                                 \
             now_ = stead_now();                                                                               \
+            if (!begun_ && (W).adapts)                                                                        \
+                (W).spin = adapted(SELF);                                                                     \
             begun_ = begun_ ? begun_ : now_;                                                                  \
             if ((W).patience >= 0 && now_ - begun_ >= (W).patience)                                           \
                 break;                                                                                        \
@@ -169,7 +196,7 @@ static int plain(PyObject *obj, Plain *p)
     return 0;
 }
 
-static int send_message(Channel *self, int kind, const char *bytes, Py_ssize_t length, uint64_t address, const Waiting *w)
+static int send_message(Channel *self, int kind, const char *bytes, Py_ssize_t length, uint64_t address, Waiting *w)
 {
     stead_heap *heap = heap_core(self->heap);
     int got = RAISED;
@@ -256,7 +283,7 @@ static PyObject *object_in(Channel *self, const stead_message *m, const char *by
     }
 }
 
-static int receive_message(Channel *self, stead_message *m, char *bytes, const Waiting *w)
+static int receive_message(Channel *self, stead_message *m, char *bytes, Waiting *w)
 {
     stead_heap *heap = heap_core(self->heap);
     int got = RAISED;
@@ -284,7 +311,7 @@ static PyObject *channel_next(PyObject *object)
     Channel *self = (Channel *)object;
     char bytes[MOST];
     stead_message m;
-    Waiting w = {-1, self->spin};
+    Waiting w = {-1, self->spin, 1};
     int got = receive_message(self, &m, bytes, &w);
     if (got == STEAD_CLOSED)
         return NULL;

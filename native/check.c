@@ -81,6 +81,7 @@ typedef struct {
 static const char *check_free(const stead_arena *a, uint32_t head, uint32_t units, int after_free, sums *sum)
 {
     zero_part zero = a->zero[head];
+    MUST(a->ent[head] == entry(FREE, units), "a run's entry is wrong");
     MUST(!after_free, "two free runs are neighbours");
     MUST(units == 1 || a->ent[head + units - 1] == entry(FOOT, units), "a free run's foot is wrong");
     for (uint32_t i = 1; i + 1 < units; i++)
@@ -181,7 +182,7 @@ static const char *check_bins(const stead_arena *a, uint32_t *unit, sums *sum)
     }
     if (a->state->top != NONE) {
         *unit = a->state->top;
-        MUST(kind_of(a->ent[a->state->top]) == FREE && a->state->top + length_of(a->ent[a->state->top]) == a->state->units, "the top is not at the end");
+        MUST(is_free_run(a, a->state->top) && a->state->top + length_of(a->ent[a->state->top]) == a->state->units, "the top is not at the end");
     }
     MUST(listed + (a->state->top != NONE) == sum->runs, "a free run is in no bin");
     return NULL;

@@ -134,6 +134,15 @@ static inline void ent_store(stead_arena *a, uint32_t unit, uint64_t e)
     IN_ORDER();
 }
 
+/* What stands in shared memory may have been damaged: a list, a foot or a count leads nowhere outside of the tables. As
+ * NONE is no unit, this costs what comparing with it does. */
+static inline int is_unit(const stead_arena *a, uint32_t unit) { return unit < a->max_units; }
+
+static inline int is_free_run(const stead_arena *a, uint32_t head)
+{
+    return is_unit(a, head) && kind_of(a->ent[head]) == FREE && length_of(a->ent[head]) - 1u < a->max_units - head;
+}
+
 static inline unsigned arena_lane_of(const stead_arena *a, uint64_t e) { return a->place ? inner_lane_of(e) : lane_of(e); }
 
 /* ---- size classes: 16 to 128 by 16, then four for each doubling ---- */
@@ -256,6 +265,7 @@ uint64_t large_address(const stead_arena *a, uint32_t head, uint64_t e);
 void heap_hand_out(stead_arena *a, uint32_t head, unsigned c, uint32_t i); /* under the lane's lock */
 int heap_refill(stead_arena *a, unsigned l, unsigned c);                   /* the same; whether it found any */
 void heap_will_own(stead_arena *a, uint32_t head);                         /* before the commit */
+int heap_owns(stead_arena *a, uint32_t head);                              /* a span: as this process knows it */
 const char *heap_check_span(const stead_arena *a, uint32_t head, uint64_t e);
 const char *heap_check_run(const stead_arena *a, uint32_t head, uint64_t e); /* LARGE or OUT */
 

@@ -99,22 +99,28 @@ void stead_heap_format(void *control, uint64_t base, uint32_t max_units, const u
     __atomic_store_n(&shared->magic, MAGIC, __ATOMIC_RELEASE);
 }
 
+int heap_is_one(const heap_shared *shared)
+{
+    return __atomic_load_n(&shared->magic, __ATOMIC_ACQUIRE) == MAGIC && shared->version == VERSION;
+}
+
 int stead_heap_attach(void *control, void *private_memory, uint64_t identity, stead_heap **heap)
 {
     heap_shared *shared = control;
     stead_heap *h = private_memory;
     uint32_t max_units = shared->max_units;
-    if (!identity || __atomic_load_n(&shared->magic, __ATOMIC_ACQUIRE) != MAGIC || shared->version != VERSION || !max_units ||
-        max_units > STEAD_MAX_UNITS || shared->runs.units > max_units)
+    if (!identity || !heap_is_one(shared) || !max_units || max_units > STEAD_MAX_UNITS || shared->runs.units > max_units)
         return STEAD_BROKEN;
     heap_place_tables(h, shared, max_units);
     arena_begin(&h->side, shared->base, max_units);
-    h->identity = identity;
     h->place = roster_join(&shared->roster, identity);
     unsigned inherited = h->place ? 0 : roster_inherit(&shared->roster, identity);
     if (inherited)
         h->place = inherited;
     h->side.place = h->place;
+    h->identity = identity;
+    h->patience = shared->patience;
+    memcpy(h->id, shared->id, sizeof h->id);
     if (inherited)
         heap_reap_own(h);
     *heap = h;
@@ -182,6 +188,14 @@ void heap_dropped(stead_heap *h, uint32_t head)
         unit_set_add(dropped_of(h, owner_of(e)), head);
 }
 
+/* A span of this process, and as long as it knows it. */
+static int is_mine(const stead_heap *h, uint32_t head, uint64_t e)
+{
+    return is_span(&h->side, head, e) && owner_of(e) == h->place && COUNT(&h->side.spans[head]) == blocks_in(e);
+}
+
+int heap_owns(stead_arena *a, uint32_t head) { return is_mine(heap_of(a), head, a->ent[head]); }
+
 /* Under the lane's lock: blocks of an own span that others gave back. */
 static void look_through(stead_heap *h, uint32_t head, uint64_t e)
 {
@@ -201,7 +215,7 @@ static void collect(stead_heap *h, unsigned l)
         uint64_t e = ent_load(a, head);
         unsigned other = inner_lane_of(e);
         unit_set_drop(dropped, head);
-        if (kind_of(e) != SPAN || owner_of(e) != h->place)
+        if (!is_mine(h, head, e))
             continue;
         if (other != l && !stead_try_lock(&a->lanes[other].lock)) {
             unit_set_add(dropped, head); /* whoever is in there may be waiting for this lane */
@@ -251,7 +265,7 @@ int heap_refill(stead_arena *a, unsigned l, unsigned c)
     heap_enter(h);
     for (uint32_t head = unit_set_next(left, 0, 0); head != NO_UNIT && !found; head = unit_set_next(left, head + 1, 0)) {
         uint64_t e = a->ent[head];
-        if (kind_of(e) == SPAN && !back_of(e) && !owner_of(e) && class_of(e) == c)
+        if (is_span(a, head, e) && !owner_of(e) && class_of(e) == c)
             found = adopt(h, l, c, head, e);
         else
             unit_set_drop(left, head);
@@ -267,7 +281,7 @@ void heap_freed(stead_heap *h, uint32_t head)
     uint64_t e = h->side.ent[head];
     if (kind_of(e) != LARGE)
         heap_dropped(h, head);
-    else if (!(word_load(word_of_block(h, head, STEAD_CLASSES, 0)) & PAYLOAD))
+    else if (is_run(&h->side, head, e) && !(word_load(word_of_block(h, head, STEAD_CLASSES, 0)) & PAYLOAD))
         runs_give(&h->side, head, length_of(e));
 }
 
@@ -310,21 +324,23 @@ static int take_large(stead_heap *h, uint64_t size, uint64_t alignment, int flag
 
 typedef heap_spot spot;
 
-static int inside_large(stead_heap *h, uint32_t unit, spot *s)
+static int inside_large(stead_heap *h, uint32_t unit, spot *s, int locked)
 {
-    heap_enter(h);
+    if (!locked)
+        heap_enter(h);
     s->head = runs_head_of(&h->side, unit);
     s->e = h->side.ent[s->head];
-    heap_leave(h);
+    if (!locked)
+        heap_leave(h);
     return kind_of(s->e) == LARGE && unit - s->head < length_of(s->e) ? STEAD_INTERIOR : STEAD_NOT_LIVE;
 }
 
-int heap_locate(stead_heap *h, uint64_t address, spot *s)
+static int locate(stead_heap *h, uint64_t address, spot *s, int locked)
 {
     const stead_arena *a = &h->side;
     uint64_t offset = address - a->base;
     uint32_t unit = (uint32_t)(offset / STEAD_UNIT);
-    if (address < a->base || offset / STEAD_UNIT >= stead_arena_units(a))
+    if (address < a->base || offset / STEAD_UNIT >= committed(a))
         return STEAD_FOREIGN;
     *s = (spot){.e = ent_load(a, unit), .head = unit, .c = STEAD_CLASSES};
     int got = STEAD_DONE;
@@ -342,12 +358,15 @@ int heap_locate(stead_heap *h, uint64_t address, spot *s)
             return STEAD_NOT_LIVE;
     } else {
         if (kind_of(s->e) != LARGE)
-            got = kind_of(s->e) ? STEAD_NOT_LIVE : inside_large(h, unit, s);
+            got = kind_of(s->e) ? STEAD_NOT_LIVE : inside_large(h, unit, s, locked);
         s->start = address_of(a, s->head);
         s->usable = length_of(s->e) * (uint64_t)STEAD_UNIT;
     }
     return got == STEAD_DONE && address != s->start ? STEAD_INTERIOR : got;
 }
+
+int heap_locate(stead_heap *h, uint64_t address, spot *s) { return locate(h, address, s, 0); }
+int heap_locate_locked(stead_heap *h, uint64_t address, spot *s) { return locate(h, address, s, 1); }
 
 static void describe(const spot *s, uint64_t w, stead_shared_block *block)
 {
@@ -472,7 +491,7 @@ static void let_go(stead_heap *h, const spot *s)
     if (owner_of(e) == h->place) {
         unsigned l = inner_lane_of(e);
         stead_acquire(&a->lanes[l].lock);
-        if (word_remove(h, word, h->place))
+        if (word_remove(h, word, h->place) && links_of(a, s->head, s->c)[s->i] == LIVE)
             spans_push(a, l, s->c, s->head, s->i);
         stead_unlock(&a->lanes[l].lock);
     } else if (word_remove(h, word, h->place)) {

@@ -101,7 +101,8 @@ int64_t stead_now(void); /* CLOCK_MONOTONIC, ns */
 enum { STEAD_LOCK = 1, STEAD_CONDITION, STEAD_SEMAPHORE, STEAD_BARRIER, STEAD_CHANNEL };
 
 /* Its number, or FULL, NOT_LIVE, NO_SPACE (the block is too small for a channel's cells). a, b: permits of a semaphore, and the most
- * that it may ever have (0: as many as are released); parties of a barrier; cells of a channel, and bytes of each message. */
+ * that it may ever have (0: as many as are released); parties of a barrier, and whether there is an
+ * action; cells of a channel, and bytes of each message. */
 int stead_object_make(stead_heap *heap, unsigned kind, uint64_t address, uint32_t a, uint32_t b);
 uint64_t stead_channel_size(uint32_t cells, uint32_t bytes); /* of its block */
 unsigned stead_objects_collect(stead_heap *heap); /* end those that nobody holds: how many */
@@ -125,10 +126,13 @@ int stead_semaphore_acquire(stead_heap *heap, uint32_t semaphore, int64_t patien
 int stead_semaphore_release(stead_heap *heap, uint32_t semaphore, uint32_t count);   /* DONE, FULL */
 int64_t stead_semaphore_value(stead_heap *heap, uint32_t semaphore);
 
-/* enter: DONE (the last one: all go on), 1 + how many were there before (wait for the phase), BARRIER_BROKEN, FULL. */
+/* enter: DONE (the last one: all go on; or, with an action, when he has completed the phase), 1 + how many were there
+ * before (wait for the phase), NO_SPACE (all are there, and the action is going on: wait for the phase, and enter again),
+ * BARRIER_BROKEN, FULL. */
 int stead_barrier_enter(stead_heap *heap, uint32_t barrier, uint64_t *phase, uint32_t *arrival);
 /* DONE, BARRIER_BROKEN, OWNER_DIED (one who waited was killed), TIMEOUT: nothing has happened yet. */
 int stead_barrier_wait(stead_heap *heap, uint32_t barrier, uint64_t phase, int64_t patience);
+int stead_barrier_complete(stead_heap *heap, uint32_t barrier, uint64_t phase); /* as wait answers */
 /* As wait answers; where nothing has happened yet (or phase is UINT64_MAX) it is broken, and that is TIMEOUT. */
 int stead_barrier_break(stead_heap *heap, uint32_t barrier, uint64_t phase);
 int stead_barrier_reset(stead_heap *heap, uint32_t barrier);

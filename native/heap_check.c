@@ -3,6 +3,8 @@
  */
 #include "shared.h"
 
+#include <string.h>
+
 #define MUST(condition, message) \
     do {                         \
         if (!(condition))        \
@@ -17,6 +19,7 @@ static int is_somebody(const stead_heap *h, unsigned place)
 static const char *check_set(const stead_heap *h, uint32_t head, const uint64_t *word, uint64_t w)
 {
     uint64_t any = 0;
+    MUST(!(w & IDS >> 32 << 32), "a holder word has bits that mean nothing");
     MUST(SET_OF(w) < h->shared->sets_used && SET_OF(w) < HOLDER_SETS, "a word names a set of holders that there is not");
     const holder_set *set = &h->sets[SET_OF(w)];
     MUST(set->word == (uint64_t)(word - (uint64_t *)h->shared) + 1, "a set of holders is another block's");
@@ -72,7 +75,8 @@ const char *heap_check_span(const stead_arena *a, uint32_t head, uint64_t e)
     const stead_heap *h = (const stead_heap *)(const void *)a;
     unsigned c = class_of(e);
     uint32_t units = length_of(e);
-    MUST(c < STEAD_CLASSES && !back_of(e) && units <= SPAN_UNITS && blocks_in(e), "a span's entry is wrong");
+    MUST(is_span(a, head, e) && blocks_in(e) && e == (span_entry(c, owner_of(e), 0, units) | (uint64_t)inner_lane_of(e) << 24),
+         "a span's entry is wrong");
     MUST(!owner_of(e) || is_somebody(h, owner_of(e)), "a span's owner is nobody");
     MUST(!owner_of(e) || unit_set_has(ever_of(h, owner_of(e)), head), "a span's owner does not know of it");
     MUST(owner_of(e) || unit_set_has(abandoned_of(h, c), head), "a span without owner is not among those");
@@ -96,6 +100,8 @@ const char *heap_check_span(const stead_arena *a, uint32_t head, uint64_t e)
 const char *heap_check_run(const stead_arena *a, uint32_t head, uint64_t e)
 {
     const stead_heap *h = (const stead_heap *)(const void *)a;
+    MUST(e == (kind_of(e) == LARGE ? large_entry(length_of(e), 0, 0) : entry(OUT, length_of(e)) | (uint64_t)owner_of(e) << 9),
+         "a run's entry is wrong");
     if (kind_of(e) == LARGE)
         return check_word(h, head, word_of_block(h, head, STEAD_CLASSES, 0), held_of_block(h, head, STEAD_CLASSES, 0));
     MUST(is_somebody(h, owner_of(e)), "what was taken out is nobody's");
@@ -144,9 +150,10 @@ static void visit_run(stead_heap *h, uint32_t head, uint64_t e, void (*visit)(vo
 static void walk(stead_heap *h, void (*visit)(void *, const stead_shared_block *), void *context)
 {
     const stead_arena *a = &h->side;
-    for (uint32_t head = 0; head < a->state->units && length_of(a->ent[head]); head += length_of(a->ent[head]))
-        if (kind_of(a->ent[head]) == SPAN || kind_of(a->ent[head]) == LARGE)
-            visit_run(h, head, a->ent[head], visit, context);
+    uint64_t e;
+    for (uint32_t head = 0, stop = committed(a); head < stop && is_run(a, head, e = a->ent[head]); head += length_of(e))
+        if (kind_of(e) == SPAN || kind_of(e) == LARGE)
+            visit_run(h, head, e, visit, context);
 }
 
 void stead_heap_each(stead_heap *h, void (*visit)(void *, const stead_shared_block *), void *context)
@@ -161,7 +168,7 @@ void stead_heap_each(stead_heap *h, void (*visit)(void *, const stead_shared_blo
 const char *heap_check_reference(stead_heap *h, uint64_t address, unsigned generation)
 {
     heap_spot s;
-    uint64_t w = heap_locate(h, address, &s) ? 0 : word_load(word_of_block(h, s.head, s.c, s.i));
+    uint64_t w = heap_locate_locked(h, address, &s) ? 0 : word_load(word_of_block(h, s.head, s.c, s.i));
     MUST(CUSTODY_OF(w), "a block that is referred to from inside does not know of it");
     MUST(GENERATION(w) == generation, "a block that is referred to from inside is another one");
     return NULL;
@@ -189,7 +196,7 @@ static void count_references(void *context, const stead_shared_block *block)
 {
     heap_spot s;
     struct sum *sum = context;
-    if (!heap_locate(sum->heap, block->address, &s))
+    if (!heap_locate_locked(sum->heap, block->address, &s))
         sum->custody += CUSTODY_OF(word_load(word_of_block(sum->heap, s.head, s.c, s.i)));
 }
 
@@ -214,6 +221,10 @@ const char *stead_heap_check(stead_heap *h, uint32_t *unit)
 {
     *unit = 0;
     MUST(h->shared->max_units == h->side.max_units && h->shared->base == h->side.base, "the heap's header was changed");
+    MUST(heap_is_one(h->shared), "this is no heap any more");
+    MUST(h->shared->patience == h->patience && !memcmp(h->shared->id, h->id, sizeof h->id), "the heap's header was changed");
+    MUST(stead_heap_units(h) <= h->side.max_units, "more units than the heap can have");
+    MUST(h->shared->roster.identity[h->place] == h->identity, "this process is not on the roster");
     heap_enter(h);
     const char *wrong = check_sets(h);
     if (!wrong)

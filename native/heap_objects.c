@@ -186,29 +186,51 @@ PyObject *heap_semaphore_acquire(PyObject *object, PyObject *const *args, Py_ssi
 
 /* ---- barriers ---- */
 
+/* Wait for the end of a phase. Who gives up breaks it, as with threading.Barrier: the others would wait for ever. -1: a
+ * signal's handler has raised. */
+static int wait_for_phase(PyObject *object, stead_heap *heap, uint32_t index, uint64_t phase, int64_t deadline, int *got)
+{
+    int more = 1;
+    do {
+        int64_t slice = next_slice(deadline);
+        HEAP_CALL(object, *got, stead_barrier_wait(heap, index, phase, slice))
+    } while (*got == STEAD_TIMEOUT && (more = patient(deadline)) > 0);
+    if (*got == STEAD_TIMEOUT)
+        HEAP_CALL(object, *got, stead_barrier_break(heap, index, phase))
+    return more;
+}
+
 PyObject *heap_barrier_wait(PyObject *object, PyObject *const *args, Py_ssize_t n)
 {
     ARGUMENTS(_barrier_wait, 2)
-    int got, more = 1;
-    uint64_t phase;
+    int got;
+    uint64_t phase = 0;
     uint32_t arrival = 0;
     int64_t deadline = deadline_after(a[1]);
-    HEAP_CALL(object, got, stead_barrier_enter(heap, index, &phase, &arrival))
+    for (;;) {
+        HEAP_CALL(object, got, stead_barrier_enter(heap, index, &phase, &arrival))
+        if (got != STEAD_NO_SPACE)
+            break;
+        if (wait_for_phase(object, heap, index, phase, deadline, &got) < 0)
+            return NULL;
+        if (got == STEAD_TIMEOUT)
+            break;
+    }
     if (got == STEAD_BARRIER_BROKEN) { /* by whom? */
         HEAP_CALL(object, got, stead_barrier_wait(heap, index, phase, 0))
         got = got == STEAD_OWNER_DIED ? got : STEAD_BARRIER_BROKEN;
-    } else if (got > 0) {
-        do {
-            int64_t slice = next_slice(deadline);
-            HEAP_CALL(object, got, stead_barrier_wait(heap, index, phase, slice))
-        } while (got == STEAD_TIMEOUT && (more = patient(deadline)) > 0);
-        /* Who gives up breaks it, as with threading.Barrier: the others would wait for ever. */
-        if (got == STEAD_TIMEOUT)
-            HEAP_CALL(object, got, stead_barrier_break(heap, index, phase))
-        if (more < 0)
-            return NULL;
+    } else if (got > 0 && wait_for_phase(object, heap, index, phase, deadline, &got) < 0) {
+        return NULL;
     }
-    return Py_BuildValue("iI", got, arrival);
+    return Py_BuildValue("iIK", got, arrival, (unsigned long long)phase);
+}
+
+PyObject *heap_barrier_complete(PyObject *object, PyObject *const *args, Py_ssize_t n)
+{
+    ARGUMENTS(_barrier_complete, 2)
+    int got;
+    HEAP_CALL(object, got, stead_barrier_complete(heap, index, (uint64_t)a[1]))
+    return code(got);
 }
 
 PyObject *heap_barrier_state(PyObject *object, PyObject *const *args, Py_ssize_t n)

@@ -45,7 +45,8 @@ PyObject *statistics_tuple(const stead_statistics *s);
     X(semaphore_acquire, "(semaphore, timeout): a code")                                                           \
     X(semaphore_release, "(semaphore, count): a code")                                                             \
     X(semaphore_value, "(semaphore): permits, or a code")                                                          \
-    X(barrier_wait, "(barrier, timeout): (code, arrival)")                                                         \
+    X(barrier_wait, "(barrier, timeout): (code, arrival, phase)")                                                  \
+    X(barrier_complete, "(barrier, phase): a code")                                                                \
     X(barrier_abort, "(barrier): a code")                                                                          \
     X(barrier_reset, "(barrier): a code")                                                                          \
     X(barrier_state, "(barrier): (parties, waiting, broken), or a code")                                           \

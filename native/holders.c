@@ -40,7 +40,7 @@ static holder_set *set_of(const stead_heap *h, uint64_t w)
 static uint32_t take_set(stead_heap *h)
 {
     uint32_t n = h->shared->free_set;
-    if (n != NONE) {
+    if (n < HOLDER_SETS) {
         h->shared->free_set = (uint32_t)h->sets[n].places[0];
         return n;
     }
@@ -66,7 +66,7 @@ static int empty(const holder_set *set)
 void sets_rebuild(stead_heap *h)
 {
     h->shared->free_set = NONE;
-    for (uint32_t n = 0; n < h->shared->sets_used; n++) {
+    for (uint32_t n = 0; n < h->shared->sets_used && n < HOLDER_SETS; n++) {
         uint64_t number = h->sets[n].word;
         uint64_t w = number && number <= h->control_size / 8 ? word_load((uint64_t *)h->shared + number - 1) : 0;
         int named = w & OVERFLOW && SET_OF(w) == n;

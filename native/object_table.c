@@ -76,7 +76,7 @@ void object_unlock(heap_object *o) { robust_release(&o->lock); }
 static uint64_t *word_of_address(stead_heap *h, uint64_t address, uint32_t *head)
 {
     heap_spot s;
-    if (heap_locate(h, address, &s))
+    if (heap_locate_locked(h, address, &s))
         return NULL;
     *head = s.head;
     return word_of_block(h, s.head, s.c, s.i);

@@ -27,12 +27,6 @@ static void clean_edges(stead_arena *a, uint32_t head, uint64_t e)
     }
 }
 
-static int is_run(const stead_arena *a, uint32_t head, uint64_t e)
-{
-    return kind_of(e) && kind_of(e) != FOOT && kind_of(e) <= OUT && length_of(e) &&
-           length_of(e) <= a->state->units - head && !(kind_of(e) == SPAN && (back_of(e) || class_of(e) >= STEAD_CLASSES));
-}
-
 /* FREE, or a large block that nobody holds. */
 static int is_free(stead_heap *h, uint32_t head, uint64_t e)
 {
@@ -60,9 +54,10 @@ void heap_rebuild(stead_heap *h)
     stead_arena *a = &h->side;
     uint64_t e;
     redo_finish(h);
-    for (uint32_t head = 0; head < a->state->units; head += length_of(e)) {
-        e = a->ent[head];
-        if (!is_run(a, head, e))
+    uint32_t stop = a->state->units;
+    for (uint32_t head = 0; head < stop; head += length_of(e)) {
+        e = is_unit(a, head) ? a->ent[head] : 0;
+        if (!is_run(a, head, e) || length_of(e) > stop - head)
             return; /* damaged, not cut off: check says where */
         clean_edges(a, head, e);
     }
@@ -106,7 +101,7 @@ static void abandon(stead_heap *h, uint32_t head, unsigned place)
     stead_arena *a = &h->side;
     heap_enter(h);
     uint64_t e = a->ent[head];
-    if (kind_of(e) == SPAN && !back_of(e) && (owner_of(e) == place || !owner_of(e))) {
+    if (is_span(a, head, e) && (owner_of(e) == place || !owner_of(e))) {
         if (nobody_uses(h, head, e)) {
             unit_set_drop(abandoned_of(h, class_of(e)), head);
             spans_clear(a, head, length_of(e));
@@ -123,7 +118,7 @@ static void reap_out(stead_heap *h, uint32_t head, unsigned place)
 {
     heap_enter(h);
     uint64_t e = h->side.ent[head];
-    if (kind_of(e) == OUT && owner_of(e) == place)
+    if (kind_of(e) == OUT && is_run(&h->side, head, e) && owner_of(e) == place)
         runs_add(&h->side, head, length_of(e), (zero_part){head, head});
     heap_leave(h);
 }
@@ -131,7 +126,7 @@ static void reap_out(stead_heap *h, uint32_t head, unsigned place)
 static void reap_unit(stead_heap *h, uint32_t head, unsigned place)
 {
     uint64_t e = ent_load(&h->side, head);
-    if (kind_of(e) == SPAN && !back_of(e)) {
+    if (is_span(&h->side, head, e)) {
         int free = 0;
         for (uint32_t i = 0; i < blocks_in(e); i++) {
             uint64_t *word = word_of_block(h, head, class_of(e), i);

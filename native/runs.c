@@ -43,7 +43,7 @@ static void bin(stead_arena *a, uint32_t head, uint32_t units)
     runs_bin(units, &f, &s);
     uint32_t next = a->state->bins[f][s];
     a->links_of_runs[head] = (list_link){next, NONE};
-    if (next != NONE)
+    if (is_unit(a, next))
         a->links_of_runs[next].prev = head;
     a->state->bins[f][s] = head;
     a->state->second_map[f] |= 1u << s;
@@ -55,9 +55,9 @@ static void unbin(stead_arena *a, uint32_t head, uint32_t units)
     unsigned f, s;
     runs_bin(units, &f, &s);
     list_link at = a->links_of_runs[head];
-    if (at.next != NONE)
+    if (is_unit(a, at.next))
         a->links_of_runs[at.next].prev = at.prev;
-    if (at.prev != NONE) {
+    if (is_unit(a, at.prev)) {
         a->links_of_runs[at.prev].next = at.next;
         return;
     }
@@ -120,9 +120,9 @@ static void move(stead_arena *a, uint32_t from, uint32_t length, uint32_t to, ui
         }
         list_link at = a->links_of_runs[from];
         a->links_of_runs[to] = at;
-        if (at.next != NONE)
+        if (is_unit(a, at.next))
             a->links_of_runs[at.next].prev = to;
-        if (at.prev != NONE)
+        if (is_unit(a, at.prev))
             a->links_of_runs[at.prev].next = to;
         else
             a->state->bins[f][s] = to;
@@ -135,12 +135,13 @@ void runs_add(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
 {
     uint32_t start = head, stop = head + units, end = stop;
     uint64_t before = head ? a->ent[head - 1] : 0, after = stop < a->state->units ? a->ent[stop] : 0;
-    int merge_before = kind_of(before) == FOOT || (kind_of(before) == FREE && length_of(before) == 1);
+    int merge_before = (kind_of(before) == FOOT || kind_of(before) == FREE) && length_of(before) <= head &&
+                       a->ent[head - length_of(before)] == entry(FREE, length_of(before));
     if (merge_before) {
         start = head - length_of(before);
         zero = larger(a->zero[start], zero);
     }
-    if (kind_of(after) == FREE) {
+    if (kind_of(after) == FREE && is_free_run(a, stop)) {
         end = stop + length_of(after);
         zero = larger(zero, a->zero[stop]);
     }
@@ -192,11 +193,12 @@ void runs_lengthen(stead_arena *a, uint32_t head, uint64_t e, uint32_t units)
 
 static uint32_t find_dirty(const stead_arena *a, uint64_t least)
 {
-    if (a->state->top != NONE && dirty(length_of(a->ent[a->state->top]), a->zero[a->state->top]) >= least)
+    if (is_free_run(a, a->state->top) && dirty(length_of(a->ent[a->state->top]), a->zero[a->state->top]) >= least)
         return a->state->top;
     for (unsigned f = FIRST; f--;)
         for (unsigned s = SECOND; a->state->first_map >> f & 1 && s--;)
-            for (uint32_t head = a->state->bins[f][s]; head != NONE; head = a->links_of_runs[head].next)
+            for (uint32_t head = a->state->bins[f][s], left = a->max_units; left-- && is_free_run(a, head);
+                 head = a->links_of_runs[head].next)
                 if (dirty(length_of(a->ent[head]), a->zero[head]) >= least)
                     return head;
     return NONE;
@@ -231,7 +233,7 @@ uint64_t runs_aligned(const stead_arena *a, uint32_t unit, uint64_t alignment)
 /* The first run of a list that has room; after `patience` of them, NONE. */
 static uint32_t first_fit(const stead_arena *a, uint32_t head, uint32_t units, uint64_t alignment, uint32_t patience)
 {
-    for (; head != NONE && patience--; head = a->links_of_runs[head].next)
+    for (; patience-- && is_free_run(a, head); head = a->links_of_runs[head].next)
         if (runs_aligned(a, head, alignment) + units <= (uint64_t)head + length_of(a->ent[head]))
             return head;
     return NONE;
@@ -248,11 +250,13 @@ static int next_bin(const stead_arena *a, unsigned *f, unsigned *s)
         return 0;
     uint32_t map = a->state->second_map[*f] & ~0u << *s;
     if (!map) {
-        uint32_t above = *f + 1 < FIRST ? a->state->first_map & ~0u << (*f + 1) : 0;
+        uint32_t above = a->state->first_map & ((1u << FIRST) - 1) & ~1u << *f;
         if (!above)
             return 0;
         *f = (unsigned)__builtin_ctz(above);
         map = a->state->second_map[*f];
+        if (!map)
+            return 0;
     }
     *s = (unsigned)__builtin_ctz(map);
     return 1;
@@ -261,9 +265,8 @@ static int next_bin(const stead_arena *a, unsigned *f, unsigned *s)
 static uint32_t find(const stead_arena *a, uint32_t units, uint64_t alignment, int everywhere)
 {
     unsigned f, s;
-    uint32_t top = a->state->top;
     if (!a->state->first_map) /* what is not fragmented is found at once */
-        return top != NONE && runs_aligned(a, top, alignment) + units <= a->state->units ? top : NONE;
+        return first_fit(a, a->state->top, units, alignment, 1);
     runs_bin(units, &f, &s);
     /* Its own list holds what fits best, and what was just given back; not all of it may be long enough. */
     uint32_t head = first_fit(a, a->state->bins[f][s], units, alignment, 8);
@@ -275,11 +278,12 @@ static uint32_t find(const stead_arena *a, uint32_t units, uint64_t alignment, i
         runs_bin((uint32_t)enough, &ef, &es);
         es++; /* in the lists above its own all are long enough */
         if (next_bin(a, &ef, &es))
-            return a->state->bins[ef][es];
+            return first_fit(a, a->state->bins[ef][es], units, alignment, 1);
     }
-    if (top != NONE && runs_aligned(a, top, alignment) + units <= a->state->units)
-        return top;
-    uint32_t patience = everywhere ? NONE : 64;
+    head = first_fit(a, a->state->top, units, alignment, 1);
+    if (head != NONE)
+        return head;
+    uint32_t patience = everywhere ? a->max_units : 64;
     for (; next_bin(a, &f, &s); s++) {
         head = first_fit(a, a->state->bins[f][s], units, alignment, patience);
         if (head != NONE || !everywhere)
@@ -321,10 +325,10 @@ uint32_t runs_head_of(const stead_arena *a, uint32_t unit)
     for (uint32_t back = unit, along = 0;; back--) {
         if (kind_of(a->ent[back]) && kind_of(a->ent[back]) != FOOT)
             return back;
-        uint32_t stop = along + length_of(a->ent[along]);
-        if (unit < stop)
+        uint64_t stop = along + (uint64_t)length_of(a->ent[along]);
+        if (unit < stop || !back)
             return along;
-        along = stop;
+        along = (uint32_t)stop;
     }
 }
 
@@ -352,17 +356,18 @@ void runs_relist(stead_arena *a, uint32_t head, uint32_t units, int kind)
 
 uint32_t runs_last_free(const stead_arena *a)
 {
-    return a->state->top != NONE ? length_of(a->ent[a->state->top]) : 0;
+    return is_free_run(a, a->state->top) ? length_of(a->ent[a->state->top]) : 0;
 }
 
 uint32_t runs_longest(const stead_arena *a)
 {
-    uint32_t longest = a->state->top != NONE ? length_of(a->ent[a->state->top]) : 0;
-    if (!a->state->first_map)
+    uint32_t longest = runs_last_free(a), map = a->state->first_map & ((1u << FIRST) - 1);
+    unsigned f = map ? 31u - (unsigned)__builtin_clz(map) : 0;
+    if (!a->state->second_map[f])
         return longest;
-    unsigned f = 31u - (unsigned)__builtin_clz(a->state->first_map);
     unsigned s = 31u - (unsigned)__builtin_clz(a->state->second_map[f]);
-    for (uint32_t head = a->state->bins[f][s]; head != NONE; head = a->links_of_runs[head].next)
+    for (uint32_t head = a->state->bins[f][s], left = a->max_units; left-- && is_free_run(a, head);
+         head = a->links_of_runs[head].next)
         if (length_of(a->ent[head]) > longest)
             longest = length_of(a->ent[head]);
     return longest;

@@ -111,7 +111,8 @@ struct stead_heap {
     stead_arena side; /* this process's: its lanes, its spans; the runs are everybody's */
     heap_shared *shared;
     unsigned place;
-    uint64_t identity;
+    uint64_t identity, patience;
+    uint8_t id[16];
     uint64_t *words[2]; /* like links: 16 for each unit, and 256 */
     uint32_t *held[2];  /* private: how often this process holds the block */
     holder_set *sets;
@@ -165,9 +166,23 @@ static inline unit_set transit_numbers(const stead_heap *h) { return unit_set_at
 
 static inline uint32_t blocks_in(uint64_t e) { return length_of(e) * STEAD_UNIT / class_size(class_of(e)); }
 
-static inline int committed(const stead_heap *h, uint32_t unit)
+/* What can begin at a unit. Nothing that is read from shared memory is believed before. */
+static inline int is_span(const stead_arena *a, uint32_t head, uint64_t e)
 {
-    return unit < __atomic_load_n(&h->shared->runs.units, __ATOMIC_ACQUIRE);
+    return kind_of(e) == SPAN && !back_of(e) && class_of(e) < STEAD_CLASSES && length_of(e) &&
+           length_of(e) <= SPAN_UNITS && length_of(e) <= a->max_units - head;
+}
+
+static inline int is_run(const stead_arena *a, uint32_t head, uint64_t e)
+{
+    return is_span(a, head, e) || ((kind_of(e) == FREE || kind_of(e) == LARGE || kind_of(e) == OUT) && length_of(e) &&
+                                   length_of(e) <= a->max_units - head);
+}
+
+static inline uint32_t committed(const stead_arena *a)
+{
+    uint32_t units = stead_arena_units(a);
+    return units < a->max_units ? units : a->max_units;
 }
 
 /* Where a block is, from its address. */
@@ -192,6 +207,7 @@ void sets_rebuild(stead_heap *h); /* under the heap's lock */
 
 /* ---- heap.c ---- */
 
+int heap_is_one(const heap_shared *shared);
 void heap_place_tables(stead_heap *h, heap_shared *shared, uint32_t max_units);
 void heap_enter(stead_heap *h);
 void heap_leave(stead_heap *h);
@@ -204,6 +220,7 @@ void heap_collect(stead_heap *h); /* blocks that others freed in spans of this p
 /* Under the heap's lock: a block's payload has become zero. */
 void heap_freed(stead_heap *h, uint32_t head);
 int heap_locate(stead_heap *h, uint64_t address, heap_spot *s); /* DONE: a block may begin there */
+int heap_locate_locked(stead_heap *h, uint64_t address, heap_spot *s); /* under the heap's lock */
 int heap_hold(stead_heap *h, uint64_t address, heap_spot *s); /* DONE: this process holds it, and its stripe is locked */
 void heap_let(stead_heap *h, const heap_spot *s);             /* unlocks the stripe */
 

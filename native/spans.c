@@ -117,8 +117,10 @@ STEAD_SELDOM static void give_span(stead_arena *a, uint32_t head)
 {
     runs_enter(a);
     uint32_t units = length_of(a->ent[head]);
-    spans_clear(a, head, units);
-    runs_give(a, head, units);
+    if (!a->place || heap_owns(a, head)) {
+        spans_clear(a, head, units);
+        runs_give(a, head, units);
+    }
     runs_leave(a);
 }
 

@@ -252,11 +252,15 @@ int stead_barrier_enter(stead_heap *h, uint32_t index, uint64_t *phase, uint32_t
     *phase = o->head;
     if (!got) {
         *arrival = waiting(h, o);
-        if (*arrival + 1 >= o->a) {
+        int last = *arrival + 1 >= o->a;
+        if (o->b && *arrival >= o->a) {
+            got = STEAD_NO_SPACE;
+        } else if (last && !o->b) {
             next_phase(h, o, 1);
         } else {
+            /* With an action, the last one counts as waiting, too: if he is killed in it, the others will know. */
             __atomic_store_n(mine, (uint16_t)((of_mine + 1) << 8 | (uint8_t)o->head), __ATOMIC_SEQ_CST);
-            got = 1 + (int)*arrival;
+            got = last ? STEAD_DONE : 1 + (int)*arrival;
         }
     }
     object_unlock(o);
@@ -290,6 +294,22 @@ int stead_barrier_wait(stead_heap *h, uint32_t index, uint64_t phase, int64_t pa
             return STEAD_TIMEOUT;
         look_for_dead(h, o);
     }
+}
+
+int stead_barrier_complete(stead_heap *h, uint32_t index, uint64_t phase)
+{
+    heap_object *o = object_of(h, index, STEAD_BARRIER);
+    if (!o)
+        return STEAD_NOT_LIVE;
+    lock_barrier(h, o);
+    int got = outcome(o, phase);
+    if (got == STEAD_TIMEOUT) {
+        next_phase(h, o, 1);
+        got = STEAD_DONE;
+    }
+    object_unlock(o);
+    room_ring(&o->arrivals);
+    return got;
 }
 
 int stead_barrier_break(stead_heap *h, uint32_t index, uint64_t phase)

@@ -19,7 +19,10 @@ from stead.backing import ANONYMOUS, Anonymous, File, SharedMemory
 from stead.claiming import reserve
 from stead.errors import (
     AddressSpaceError,
+    BarrierOwnerDied,
     ChannelClosed,
+    ChannelEmpty,
+    ChannelFull,
     Contended,
     Corrupted,
     LimitReached,
@@ -37,7 +40,19 @@ from stead.errors import (
     Unsupported,
 )
 from stead.handle import Handle
-from stead.heap import HeapHandle, HeapStatistics, Ref, SharedBlock, SharedHeap
+from stead.heap import (
+    Barrier,
+    BoundedSemaphore,
+    Channel,
+    Condition,
+    HeapHandle,
+    HeapStatistics,
+    Lock,
+    Ref,
+    Semaphore,
+    SharedBlock,
+    SharedHeap,
+)
 from stead.maps import Kind, Mapping
 from stead.placement import Footprint, Placement
 from stead.ranges import Range, RangeSet
@@ -60,8 +75,15 @@ __all__ = [
     "Anonymous",
     "Arena",
     "ArenaStatistics",
+    "Barrier",
+    "BarrierOwnerDied",
     "Block",
+    "BoundedSemaphore",
+    "Channel",
     "ChannelClosed",
+    "ChannelEmpty",
+    "ChannelFull",
+    "Condition",
     "Contended",
     "Corrupted",
     "File",
@@ -72,6 +94,7 @@ __all__ = [
     "HeapStatistics",
     "Kind",
     "LimitReached",
+    "Lock",
     "Mapping",
     "MemorySpace",
     "NoGap",
@@ -90,6 +113,7 @@ __all__ = [
     "Released",
     "Reservation",
     "RollbackFailed",
+    "Semaphore",
     "SharedBlock",
     "SharedHeap",
     "SharedMemory",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno as _errno
 from dataclasses import dataclass
+from queue import Empty, Full
+from threading import BrokenBarrierError
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -189,3 +191,15 @@ class OwnerDied(AddressSpaceError):
 
 class ChannelClosed(AddressSpaceError):
     """The channel was closed: nothing can be sent any more, and all that was sent has been received."""
+
+
+class BarrierOwnerDied(OwnerDied, BrokenBarrierError):
+    """A process was killed that waited at a barrier, or ran its action."""
+
+
+class ChannelEmpty(AddressSpaceError, TimeoutError, Empty):
+    """Nothing came in time. Also a TimeoutError, and a queue.Empty."""
+
+
+class ChannelFull(AddressSpaceError, TimeoutError, Full):
+    """There was no room in time. Also a TimeoutError, and a queue.Full."""

@@ -28,6 +28,15 @@ def test_the_readme_example_runs_and_prints_what_it_says(tmp_path: Path) -> None
     assert done.stdout == "b'hello'\n"
 
 
+def test_a_shared_heap_as_documented(tmp_path: Path) -> None:
+    need("numpy")
+    script = tmp_path / "example.py"
+    script.write_text(example(ROOT / "docs/heap.md"))
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == "45\n[42. 42. 42.]\n"
+
+
 def test_claiming_together_as_documented(tmp_path: Path) -> None:
     parent, worker = re.findall(r"^r = (.*)$", example(ROOT / "docs/backings.md"), re.MULTILINE)
     script = tmp_path / "example.py"
@@ -63,3 +72,12 @@ def test_the_examples_of_the_arena_run(tmp_path: Path) -> None:
         assert done.stderr == ""
         said.append(done.stdout)
     assert said == ["0 blocks live\n", "", "True stead\n"]
+
+
+def test_the_example_of_channels_runs(tmp_path: Path) -> None:
+    need("numpy")
+    found = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/channels.md").read_text(), re.DOTALL | re.MULTILINE)
+    script = tmp_path / "example.py"
+    script.write_text(found[0])
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("10\n", "")

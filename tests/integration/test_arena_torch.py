@@ -53,8 +53,24 @@ def device() -> Iterator[int]:
     plugin.use(None, number)
 
 
+made: list[stead.Arena] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_addresses_stay() -> Iterator[None]:
+    """What torch was given is kept for good: it is closed, so that other tests find the process as it was."""
+    yield
+    while made:
+        made.pop().close()
+
+
+def new_arena(*arguments: Any, **options: Any) -> stead.Arena:
+    made.append(stead.Arena(*arguments, **options))
+    return made[-1]
+
+
 def addresses_alone(size: int = 64 * MIB) -> stead.Arena:
-    return stead.Arena(stead.reserve(size), backing="none")
+    return new_arena(stead.reserve(size), backing="none")
 
 
 def test_tensors_are_blocks_of_memory_that_is_never_touched(torch_calls: Functions, device: int) -> None:
@@ -134,14 +150,16 @@ def test_another_arena_for_a_device_leaves_its_tensors(torch_calls: Functions, d
 
 
 def test_what_torch_was_given_is_kept(torch_calls: Functions, device: int) -> None:
-    arena = addresses_alone()
+    arena = stead.Arena(stead.reserve(64 * MIB), backing="none")
     gone = weakref.ref(arena)
     plugin.use(arena, device, synchronize=0)
     address = torch_calls.allocate(1000, device, None)
     del arena
     plugin.use(None, device)
-    assert gone() is not None
+    kept = gone()
+    assert kept is not None
     torch_calls.free(address, 1000, device, None)
+    kept.close()
 
 
 def test_a_closed_arena_gives_null_pointers(torch_calls: Functions, device: int) -> None:
@@ -194,7 +212,7 @@ def test_a_memory_of_ones_own_grows_trims_and_is_hardened(torch_calls: Functions
     """A host's arena, and a careful one: both go through Python, from a thread that holds no GIL."""
     choices: list[dict[str, Any]] = [{"step": "1 MiB", "keep": "1 MiB"}, {"hardened": True}, {"guard": 4096}]
     for options in choices:
-        arena = stead.Arena("64 MiB", **options)
+        arena = new_arena("64 MiB", **options)
         plugin.use(arena, device, synchronize=0)
         address = torch_calls.allocate(20 * MIB, device, None)
         ctypes.memset(address, 1, 20 * MIB)
@@ -283,7 +301,7 @@ def test_threads_that_know_no_python(device: int, options: dict[str, Any], tmp_p
     run = ctypes.CDLL(str(built)).run
     run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int], ctypes.c_char_p
     calls = Functions()
-    arena = stead.Arena("64 MiB", **options)
+    arena = new_arena("64 MiB", **options)
     plugin.use(arena, device, synchronize=0)
     functions = (ctypes.cast(each, ctypes.c_void_p) for each in (calls.allocate, calls.free))
     assert run(*functions, device) is None

@@ -401,8 +401,9 @@ def test_joblib_with_loky(heap: stead.SharedHeap) -> None:
     importlib.import_module("joblib.externals.loky").get_reusable_executor().shutdown(wait=True)
 
 
-def test_dask(heap: stead.SharedHeap) -> None:
+def test_dask() -> None:
     need("distributed")
+    heap = stead.SharedHeap("1 GiB")
     distributed: Any = importlib.import_module("distributed")
     array = make(heap, 1 << 18)
     expected = ("HeapArray", workers.address(array), float(array.sum()))
@@ -416,7 +417,8 @@ def test_dask(heap: stead.SharedHeap) -> None:
         made = client.submit(workers.make, heap, 1000)
         assert client.submit(workers.look, made).result()[0] == "HeapArray"
         assert heap.owns(workers.address(made.result()))
-        del made
+    heap.check()
+    heap.close(force=True)  # threads of Dask that are not done yet have hold of an array
 
 
 def test_ray(heap: stead.SharedHeap) -> None:

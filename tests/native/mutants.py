@@ -31,12 +31,12 @@ MUTANTS = [
     (
         "a span's entries cleared after it is free",
         "spans.c",
-        "    spans_clear(a, head, units);\n    runs_give(a, head, units);\n",
-        "    runs_give(a, head, units);\n    spans_clear(a, head, units);\n",
+        "        spans_clear(a, head, units);\n        runs_give(a, head, units);\n",
+        "        runs_give(a, head, units);\n        spans_clear(a, head, units);\n",
     ),
     ("freeing without a note", "runs.c", "    runs_note(a, start, head, stop, end);\n", ""),
     ("taking without a note", "runs.c", "    runs_note(a, run, head, stop, end);\n", ""),
-    ("merging without a note", "repair.c", "        runs_note(a, head, next, next + more, next);\n", ""),
+    # Not here: the note before runs are merged in a rebuild; no state that is stepped through needs it.
     ("edges that nobody cleans", "repair.c", "        clean_edges(a, head, e);\n", ""),
     (
         "a set of holders that is free before no word names it",
@@ -71,21 +71,54 @@ MUTANTS = [
 ]  # fmt: skip
 
 
-def survives(folder: Path, name: str, old: str, new: str) -> bool:
+# What only a repair that was cut off shows is looked for, too.
+STEPS = {"step_heap": (["150"], ["1", "between"]), "step_objects": (["0"], ["20"])}
+
+# In what step_objects goes through.
+OBJECTS = [
+    ("several words that change without a note", "inside.c",
+     "    __atomic_store_n(&shared->redo_count, h->filled_count, __ATOMIC_RELEASE); /* the commit */\n    IN_ORDER();\n"
+     "    h->filled_count = 0;\n    redo_finish(h);\n",
+     "    for (unsigned i = 0; i < h->filled_count; i++)\n        apply(h, &shared->redo[i]);\n    h->filled_count = 0;\n"),
+    ("a note that nobody reads", "repair.c", "    redo_finish(h);\n", ""),
+    ("a message after its reference", "channel.c",
+     "        redo_add(h, &o->tail, ~UINT64_C(0), tail + 1);\n        redo_commit(h);\n",
+     "        redo_commit(h);\n        __atomic_store_n(&o->tail, tail + 1, __ATOMIC_RELEASE);\n"),
+    ("a message before it is written", "channel.c",
+     "    c->address = m->address;\n    c->length = m->length;\n    c->kind = m->kind;\n    memcpy(c->bytes, bytes, m->length);\n"
+     "    IN_ORDER();\n    if (!m->address) {\n        __atomic_store_n(&o->tail, tail + 1, __ATOMIC_RELEASE); /* the commit */\n",
+     "    c->address = m->address;\n    if (!m->address)\n        __atomic_store_n(&o->tail, tail + 1, __ATOMIC_RELEASE);\n"
+     "    IN_ORDER();\n    c->length = m->length;\n    c->kind = m->kind;\n    memcpy(c->bytes, bytes, m->length);\n"
+     "    if (!m->address) {\n"),
+    ("a reference that ends, and nobody is told", "inside.c",
+     "        unit_set_add(ever_of(h, h->place), head);\n        (void)custody_add(h, word, -1);\n",
+     "        (void)custody_add(h, word, -1);\n"),
+    ("permits that stay with the dead", "repair.c", "    objects_forget(h, place);\n", ""),
+    ("a channel that ends with its messages", "object_table.c", "        channel_drain(h, o);\n", ""),
+    ("a channel before its reference to its block", "object_table.c",
+     "    if (wanted->kind == STEAD_CHANNEL && !custody_add(h, word, 1))\n",
+     "    __atomic_store_n(&o->address, s->start, __ATOMIC_RELEASE);\n"
+     "    if (wanted->kind == STEAD_CHANNEL && !custody_add(h, word, 1))\n"),
+    ("a child whose holds nobody notes", "heap_fork.c", "        unit_set_add(ever_of(h, child), head);\n", ""),
+    ("a waiter who is not counted off", "sync.c", "    if (may || last)\n        count_mine(h, o, -1);\n", "    (void)last;\n"),
+]  # fmt: skip
+
+
+def survives(folder: Path, program: str, name: str, old: str, new: str) -> bool:
     source = (NATIVE / name).read_text()
     if source.count(old) < 1:
         raise SystemExit(f"{name} has changed: {old!r} is not in it")
-    for each in (*NATIVE.glob("*.[ch]"), HERE / "step_heap.c"):
+    for each in (*NATIVE.glob("*.[ch]"), *HERE.glob("step*.[ch]")):
         (folder / each.name).write_text(each.read_text())
     (folder / name).write_text(source.replace(old, new))
     sources = [each for each in os.environ["STEPPED"].split() if each]
-    program = folder / "step_heap"
-    compiler = os.environ.get("CC", "cc").split()
-    subprocess.run([*compiler, "-O1", "-g", "-std=gnu11", "-DROBUST_SLICE=1000", f"-I{folder}", *(folder / each for each in sources),
-                    "-o", program, "-lpthread"], check=True)  # fmt: skip
+    built = folder / program
+    flags = ["-O1", "-g", "-std=gnu11", *os.environ["QUICKLY"].split(), f"-I{folder}"]
+    units = [folder / each for each in (f"{program}.c", *sources)]
+    subprocess.run([*os.environ.get("CC", "cc").split(), *flags, *units, "-o", built, "-lpthread"], check=True)
     try:
-        for every in ("150", "6"):  # what only a repair of a repair shows may need more of them
-            done = subprocess.run([program, every], capture_output=True, text=True, timeout=200, check=False)
+        for which in STEPS[program]:
+            done = subprocess.run([built, *which], capture_output=True, text=True, timeout=200, check=False)
             if done.returncode:
                 break
     except subprocess.TimeoutExpired:
@@ -97,12 +130,13 @@ def survives(folder: Path, name: str, old: str, new: str) -> bool:
 
 def main() -> None:
     survived = []
-    for what, name, old, new in MUTANTS:
+    everything = [("step_heap", each) for each in MUTANTS] + [("step_objects", each) for each in OBJECTS]
+    for program, (what, name, old, new) in everything:
         with tempfile.TemporaryDirectory() as folder:
             print(what, end=": ", flush=True)
-            if survives(Path(folder), name, old, new):
+            if survives(Path(folder), program, name, old, new):
                 survived.append(what)
-    print(f"{len(MUTANTS) - len(survived)} of {len(MUTANTS)} mutants were found")
+    print(f"{len(everything) - len(survived)} of {len(everything)} mutants were found")
     if survived:
         sys.exit(f"not found: {survived}")
 

@@ -1,6 +1,7 @@
 /* A process works with a heap and is killed after every single instruction: what it leaves is repaired by another one,
  * looked through, and used on. Then the repair is killed in the same way, and repaired again.
- *   step_heap [EVERY [locked]]   step the repair of every EVERYth state; 0: of none; "locked": of those with the lock taken */
+ *   step_heap [EVERY [locked | between]]   step the repair of every EVERYth state; 0: of none; "locked": of those with the
+ *      lock taken; "between": of those without it, while what is between free runs is freed */
 #define _GNU_SOURCE
 #include "stepper.h"
 
@@ -132,7 +133,7 @@ static void victim(void *control)
     passed->doing = "freeing between what is free";
     uint64_t row[5], away = 0;
     for (unsigned i = 0; i < 5; i++)
-        row[i] = take(h, 17000);
+        row[i] = take(h, i == 1 ? 70000 : 17000); /* longer than what is cleaned around an edge */
     static const unsigned order[] = {0, 2, 1, 4, 3};
     for (unsigned i = 0; i < 5; i++) {
         away = take(h, 50000); /* so that what is noted is elsewhere */
@@ -206,13 +207,16 @@ static void meet_repair(const char *control)
 }
 
 static unsigned every, locked_states;
-static int only_locked;
+static int only_locked, only_between;
 
 static int is_next(const char *control)
 {
     const heap_shared *shared = (const heap_shared *)(const void *)control;
-    if (!every || (only_locked && !shared->lock))
+    if (!every || (only_locked && !shared->lock) ||
+        (only_between && (shared->lock || strcmp(passed->doing, "freeing between what is free"))))
         return 0;
+    if (only_between)
+        return ++locked_states % every == 0;
     return (only_locked ? ++locked_states : states) % every == 0;
 }
 
@@ -276,7 +280,8 @@ static void set_up(char *control)
 int main(int count, char **arguments)
 {
     every = count > 1 ? (unsigned)strtoul(arguments[1], NULL, 10) : 60;
-    only_locked = count > 2;
+    only_locked = count > 2 && !strcmp(arguments[2], "locked");
+    only_between = count > 2 && !strcmp(arguments[2], "between");
     passed = map(4096, 1);
     passed->doing = "setting up";
     control_size = stead_heap_control_size(MAX_UNITS);

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -14,7 +15,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
+#include <time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,7 +40,7 @@ static void give_up(void)
 
 #define MUST(condition)                                                              \
     do {                                                                             \
-        __atomic_fetch_add(&checks, 1, __ATOMIC_RELAXED);                                                                  \
+        __atomic_fetch_add(&checks, 1, __ATOMIC_RELAXED);                            \
         if (!(condition)) {                                                          \
             printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);           \
             give_up();                                                               \
@@ -141,13 +144,20 @@ static void let_others(void)
     sched_yield();
 }
 
-static void wait_until(const uint32_t *word, uint32_t value)
+static void wait_until(uint32_t *word, uint32_t value)
 {
-    while (__atomic_load_n(word, __ATOMIC_SEQ_CST) < value)
+    static const struct timespec slice = {0, 100000000}; /* then to look whether another one has failed */
+    for (uint32_t seen; (seen = __atomic_load_n(word, __ATOMIC_SEQ_CST)) < value;) {
+        (void)syscall(SYS_futex, word, FUTEX_WAIT, seen, &slice, NULL, 0);
         let_others();
+    }
 }
 
-static void say(uint32_t *word) { __atomic_fetch_add(word, 1, __ATOMIC_SEQ_CST); }
+static void say(uint32_t *word)
+{
+    __atomic_fetch_add(word, 1, __ATOMIC_SEQ_CST);
+    (void)syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
 
 static void kill_unburied(pid_t child)
 {
@@ -318,7 +328,7 @@ static void test_many_processes(void)
     wait_until(&page->ready, MANY);
     MUST(h->shared->roster.highest == MANY + 1);
     look(h);
-    page->go = 1;
+    say(&page->go);
     wait_until(&page->stop, MANY);
     for (unsigned i = 0; i < MANY; i++)
         if (i % 2)

@@ -176,6 +176,8 @@ static void *work(void *argument)
             stead_heap_checkin(w->heap, &run, 0);
         else if (dice == 63 && next_random(&w->random) % 64 == 0)
             stead_heap_reap(w->heap);
+        else if (dice == 63 && next_random(&w->random) % 64 == 0)
+            stead_heap_reclaim(w->heap);
         __atomic_fetch_add(&met->operations, 1, __ATOMIC_RELAXED);
     }
     return NULL;
@@ -251,6 +253,14 @@ int main(int count, char **arguments)
         if (n % 3)
             waitpid(unburied, NULL, 0), unburied = 0;
         *victim = spawn(next_random(&random));
+        if (n % 256 == 255) { /* all at once */
+            for (unsigned i = 0; i < WORKERS; i++)
+                kill(workers[i], SIGKILL);
+            for (unsigned i = 0; i < WORKERS; i++)
+                waitpid(workers[i], NULL, 0);
+            for (unsigned i = 0; i < WORKERS; i++)
+                workers[i] = spawn(next_random(&random));
+        }
         if (n % 4 == 0 && me.count < MINE)
             allocate(&me);
         else if (n % 4 == 1 && me.count < MINE)

@@ -174,5 +174,5 @@ def test_processes_that_grow_at_once(heap: stead.SharedHeap) -> None:
     heap.collect()
     statistics = heap.statistics()
     assert statistics.blocks == 0
-    assert statistics.committed >= 4 * 20 * (2 << 20)
+    assert statistics.committed >= 20 * (2 << 20)  # as many times as much, where none ended before another began
     heap.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import struct
@@ -44,6 +45,7 @@ def connected(made: Door) -> socket.socket:
 
 
 def open_count() -> int:
+    gc.collect()  # what other tests have left
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -158,7 +160,7 @@ def test_nothing_is_left_open_by_serving_and_asking(fd: int) -> None:
             os.close(ask(made.name, Identity.of(fd), True))
             with pytest.raises(PeerFailed):
                 ask(made.name, Identity(1, 1), True)
-    assert open_count() == before
+    assert open_count() <= before
 
 
 @contextmanager
@@ -200,7 +202,7 @@ def test_an_answer_that_is_wrong_is_refused_and_what_came_with_it_closed(fd: int
     for answer, fds, reason in cases:
         with false_door(answer, fds) as name, pytest.raises(PeerFailed, match=reason):
             ask(name, Identity.of(fd), True)
-        assert open_count() == before
+        assert open_count() <= before
     os.close(another)
     os.close(read_only)
 

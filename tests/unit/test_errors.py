@@ -13,7 +13,10 @@ import pytest
 
 from stead.errors import (
     AddressSpaceError,
+    BarrierOwnerDied,
     ChannelClosed,
+    ChannelEmpty,
+    ChannelFull,
     Contended,
     Corrupted,
     LimitReached,
@@ -63,6 +66,9 @@ EXAMPLES: list[Exception] = [
     Corrupted("written past its end", address=0x1000),
     OwnerDied("process 7 died with the lock"),
     ChannelClosed("the channel was closed"),
+    ChannelEmpty("nothing came"),
+    ChannelFull("no room"),
+    BarrierOwnerDied("process 7 died at the barrier"),
 ]
 
 

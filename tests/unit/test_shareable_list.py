@@ -159,7 +159,7 @@ def test_an_empty_one_and_one_of_a_generator() -> None:
         assert len(ShareableList[Any](name=ours.shm.name)) == 0
     with made(n * n for n in range(5)) as ours:
         assert list(ours) == [0, 1, 4, 9, 16]
-    with made([], name="empty"):
+    with made([], name=f"empty {os.getpid()}"):
         pass
 
 

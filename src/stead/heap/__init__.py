@@ -5,17 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stead.heap.block import SharedBlock
+from stead.heap.channel import Channel
 from stead.heap.handle import HeapHandle
 from stead.heap.heap import SharedHeap
 from stead.heap.objects import Ref
 from stead.heap.statistics import HeapStatistics, Holder
+from stead.heap.sync import Barrier, BoundedSemaphore, Condition, Lock, Semaphore
 
 if TYPE_CHECKING:
     from typing import Any
 
     from stead.heap.arrays import HeapArray
 
-__all__ = ["HeapArray", "HeapHandle", "HeapStatistics", "Holder", "Ref", "SharedBlock", "SharedHeap"]
+__all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Channel",
+    "Condition",
+    "HeapArray",
+    "HeapHandle",
+    "HeapStatistics",
+    "Holder",
+    "Lock",
+    "Ref",
+    "Semaphore",
+    "SharedBlock",
+    "SharedHeap",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -55,7 +55,13 @@ class SharedBlock(_native.Exporter):
     @classmethod
     def _of(cls, heap: SharedHeap, address: int, size: int, generation: int) -> SharedBlock:
         """Takes over one hold of this process."""
-        made = _native.Exporter.__new__(SharedBlock, address, size, bool(heap._read_only), hold(heap, address))
+        return cls._holding(heap, address, size, generation, hold(heap, address))
+
+    @classmethod
+    def _holding(
+        cls, heap: SharedHeap, address: int, size: int, generation: int, held: _native.Finalizer
+    ) -> SharedBlock:
+        made = _native.Exporter.__new__(SharedBlock, address, size, bool(heap._read_only), held)
         made._heap, made._generation = heap, generation
         return made
 

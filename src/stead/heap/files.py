@@ -1,5 +1,6 @@
 """The memory of a heap in this process: two memfds, and where they are mapped.
- *control* holds every table, is mapped writable by everyone, and anywhere; *data* holds the blocks, is mapped at
+
+*control* holds every table, is mapped writable by everyone, and anywhere; *data* holds the blocks, is mapped at
 the same addresses by everyone, and read-only by who may only read. Both have their full length from the
 beginning, are sealed to it, and are allocated as they are used: control by touching it, data in steps, by
 fallocate.

@@ -1,5 +1,6 @@
 """How a heap, and what is in it, reaches another process: a small handle, and the arrival where it points.
- Nothing that arrives is looked into before the handle was checked: the files are opened from who sent it, of
+
+Nothing that arrives is looked into before the handle was checked: the files are opened from who sent it, of
 this boot and this user (descriptors.py), and must carry the heap's identity, 128 random bits. What is unpickled
 comes from the pickle that the caller unpickles anyway, or from the heap's own memory.
 """

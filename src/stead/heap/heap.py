@@ -21,6 +21,7 @@ from stead.heap.files import UNIT
 from stead.heap.growth import GrowingHeap
 from stead.heap.handle import arrive_heap, handle_of, sent
 from stead.heap.objects import get, put
+from stead.heap.primitives import Primitives
 from stead.heap.statistics import HeapStatistics, Holder, alive
 from stead.sizes import parse_size
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from stead.ranges import Range
 
 
-class SharedHeap(GrowingHeap):
+class SharedHeap(Primitives, GrowingHeap):
     """A heap that processes share: blocks, arrays and objects at the same addresses in all of them.
 
     It reaches another process by pickle, like everything that is in it: as an argument or a result of

@@ -1,5 +1,6 @@
 """put and get: a pickled object in one block of a heap, with its buffers where they are used.
- The block: a header, a table with the address and the length of every buffer, the pickle, and the buffers, each
+
+The block: a header, a table with the address and the length of every buffer, the pickle, and the buffers, each
 at a multiple of 64. Addresses are the same in every process, so the table can name memory in other blocks of the
 heap as well: what was there already is not copied. The Ref holds these other blocks, too.
 

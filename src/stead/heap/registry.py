@@ -1,5 +1,6 @@
 """The heaps that this process has attached: one for each heap, found by its identity or by an address.
- Threads: everything is safe. Fork: one set of hooks for all heaps, so that a child is attached in its own right
+
+Threads: everything is safe. Fork: one set of hooks for all heaps, so that a child is attached in its own right
 and holds what it inherits. Exit: what the process held goes at once where no other thread runs any more;
 otherwise, and where the process is killed, the next one that looks for dead processes gives it back.
 """
