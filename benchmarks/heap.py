@@ -232,7 +232,7 @@ def many_workers(count: int, size: int) -> list[Section]:
     more among them."""
     with stead.SharedHeap(2 * size) as heap:
         # Forked from one process that has imported everything: most of Python and NumPy is there once, too.
-        multiprocessing.set_forkserver_preload(["numpy", "heap_workers", "stead.heap.arrays"])
+        multiprocessing.set_forkserver_preload(["heap_crowd"])
         crowd = [Worker("numpy", "stead.heap.arrays", method="forkserver", quiet=True) for _ in range(count)]
         for each in crowd:
             each.wait()
