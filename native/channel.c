@@ -26,8 +26,8 @@ static cell *cell_at(const heap_object *o, uint64_t number)
     return (cell *)(uintptr_t)(o->address + number % o->a * cell_size(o->b));
 }
 
-static uint64_t head_of(const heap_object *o) { return __atomic_load_n(&o->head, __ATOMIC_ACQUIRE); }
-static uint64_t tail_of(const heap_object *o) { return __atomic_load_n(&o->tail, __ATOMIC_ACQUIRE); }
+static uint64_t head_of(const heap_object *o) { return __atomic_load_n(&o->head, __ATOMIC_SEQ_CST); }
+static uint64_t tail_of(const heap_object *o) { return __atomic_load_n(&o->tail, __ATOMIC_SEQ_CST); }
 
 /* What is in the table is believed only where it can be. */
 static heap_object *channel_of(stead_heap *h, uint32_t index)
