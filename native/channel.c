@@ -6,6 +6,7 @@
  */
 #include "shared.h"
 
+#include <sched.h>
 #include <string.h>
 
 typedef struct {
@@ -65,6 +66,9 @@ static int await(heap_object *o, int (*ready)(const heap_object *), waiting_room
         int64_t begun = stead_now(), until = *spin < deadline - begun ? begun + *spin : deadline;
         *spin = 0; /* once */
         for (unsigned i = 1; i % 64 || stead_now() < until; i++) {
+            /* Whoever is waited for may be waiting for this very processor: the scheduler leaves them there. */
+            if (!(i % 256))
+                sched_yield();
 #if defined(__x86_64__) || defined(__i386__)
             __builtin_ia32_pause();
 #endif

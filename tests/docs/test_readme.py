@@ -28,15 +28,6 @@ def test_the_readme_example_runs_and_prints_what_it_says(tmp_path: Path) -> None
     assert done.stdout == "b'hello'\n"
 
 
-def test_a_shared_heap_as_documented(tmp_path: Path) -> None:
-    need("numpy")
-    script = tmp_path / "example.py"
-    script.write_text(example(ROOT / "docs/heap.md"))
-    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
-    assert done.stdout == "45\n[42. 42. 42.]\n"
-
-
 def test_claiming_together_as_documented(tmp_path: Path) -> None:
     parent, worker = re.findall(r"^r = (.*)$", example(ROOT / "docs/backings.md"), re.MULTILINE)
     script = tmp_path / "example.py"

@@ -89,13 +89,6 @@ class HeapMemory:
         at = where.start - self.where.start
         allocate(self.data_fd, PUNCH_HOLE, at, where.size, lambda number: OSError(number, os.strerror(number)))
 
-    def write(self, address: int, contents: memoryview) -> None:
-        """Into allocated data, without mapping it."""
-        at = address - self.where.start
-        while contents.nbytes:
-            done = os.pwrite(self.data_fd, contents, at)
-            at, contents = at + done, contents[done:]
-
     def release(self) -> None:
         """Unmap it all, and close the descriptors."""
         self.data.release()

@@ -236,7 +236,7 @@ def put(heap: SharedHeap, obj: object) -> Ref:
                 seen[address, raw.nbytes] = size
         offsets.append(twin or size)
         size += 0 if inside or twin else raw.nbytes
-    start, _, generation, *fresh = heap._obtain(size, _ALIGNMENT)
+    start, _, generation, _, _ = heap._obtain(size, _ALIGNMENT)
     own = Held(start, start + size, generation, hold(heap, start))
     with memoryview(_native.Exporter(start, size, False, own.hold)) as block:
         _HEADER.pack_into(block, 0, _MAGIC, len(buffers.found), pickle_at, pickled.nbytes)
@@ -247,11 +247,7 @@ def put(heap: SharedHeap, obj: object) -> Ref:
             table_at += _ENTRY.size
             if not inside and raw.nbytes and offset not in copied:
                 copied.add(offset)
-                if raw.nbytes >= _LARGE and fresh[0] <= offset and offset + raw.nbytes <= fresh[1]:
-                    # Nobody has these pages mapped: write(2) fills them in half the time that faults would take.
-                    heap._live().write(start + offset, raw)
-                else:
-                    _copy(block[offset : offset + raw.nbytes], raw)
+                _copy(block[offset : offset + raw.nbytes], raw)
     return Ref._of(heap, (own, *buffers.others.values()))
 
 
