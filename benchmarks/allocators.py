@@ -46,7 +46,7 @@ class Replay:
 
     def __init__(self) -> None:
         core = _HERE.parent / "native"
-        needs_python = re.compile(r"Python\.h|binding\.h|arena_type\.h")
+        needs_python = re.compile(r"Python\.h|binding\.h|_type\.h")
         sources = [each for each in sorted(core.glob("*.c")) if not needs_python.search(each.read_text())]
         self.program = record.build(
             record.BUILD / f"replay-{platform.machine()}",

@@ -24,7 +24,7 @@ WORK = {"pair": "64 B, again and again", "mixed": "16 B to 1 KiB among 64 live b
 
 def build() -> Path:
     core = _HERE.parent / "native"
-    needs_python = re.compile(r"Python\.h|binding\.h|arena_type\.h")
+    needs_python = re.compile(r"Python\.h|binding\.h|_type\.h")
     sources = [each for each in sorted(core.glob("*.c")) if not needs_python.search(each.read_text())]
     return record.build(
         record.BUILD / f"heap-scaling-{platform.machine()}",

@@ -27,6 +27,10 @@ void stead_arena_tables(uint32_t max_units, uint64_t offsets[STEAD_TABLES + 1])
     offsets[STEAD_TABLES] = at;
 }
 
+/* Units of each length that are kept at most: so many, and such a part of the arena. */
+#define KEPT_EACH 64u
+#define KEPT_SHARE 1024u
+
 void arena_begin(stead_arena *a, uint64_t base, uint32_t max_units)
 {
     a->base = base;
@@ -35,6 +39,9 @@ void arena_begin(stead_arena *a, uint64_t base, uint32_t max_units)
         memset(a->lanes[i].partial, 0xff, sizeof a->lanes[i].partial);
         memset(a->lanes[i].spare, 0xff, sizeof a->lanes[i].spare);
     }
+    uint32_t most = max_units / KEPT_SHARE < KEPT_EACH ? max_units / KEPT_SHARE : KEPT_EACH;
+    for (uint32_t units = 1; units <= KEPT_UNITS; units++)
+        a->kept[units].most = (uint16_t)(most / units < KEPT_RUNS ? most / units : KEPT_RUNS);
 }
 
 stead_arena *stead_arena_make(void *memory, uint64_t base, uint32_t max_units, uint64_t guard)
@@ -166,7 +173,7 @@ static int take_large(stead_arena *a, uint64_t size, uint64_t alignment, int fla
     return STEAD_DONE;
 }
 
-int stead_arena_take(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block)
+int arena_take(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block)
 {
     if (__builtin_expect(a->disowned, 0))
         return STEAD_DISOWNED;
@@ -181,12 +188,6 @@ int stead_arena_take(stead_arena *a, uint64_t size, uint64_t alignment, int flag
     return got;
 }
 
-uint64_t stead_arena_allocate(stead_arena *a, uint64_t size, uint64_t alignment)
-{
-    stead_block block;
-    return stead_arena_take(a, size, alignment, STEAD_LAST, &block) ? 0 : block.address;
-}
-
 uint64_t stead_arena_shortfall(stead_arena *a, uint64_t size, uint64_t alignment)
 {
     unsigned c = class_of_request(a, size, alignment);
@@ -196,6 +197,7 @@ uint64_t stead_arena_shortfall(stead_arena *a, uint64_t size, uint64_t alignment
         return UINT64_MAX;
     uint64_t units = small ? spans_length(a, c, SPAN_UNITS) : run_length(a, size, alignment, &offset);
     runs_enter(a);
+    runs_unkeep(a);
     uint32_t end = a->state->units - runs_last_free(a);
     uint64_t stop = runs_aligned(a, end, small ? STEAD_UNIT : run_alignment(a, alignment)) + units;
     uint64_t missing = stop > a->state->units ? stop - a->state->units : 0;
@@ -290,7 +292,7 @@ int stead_arena_find(stead_arena *a, uint64_t address, stead_block *block)
 /* What is not as it was wanted, though live: a block of nobody's is not the holder's. */
 static int refusal(int got) { return got == STEAD_DONE ? STEAD_NOT_LIVE : got; }
 
-static inline int free_one(stead_arena *a, uint64_t address, int wanted)
+int arena_free(stead_arena *a, uint64_t address, int wanted)
 {
     uint32_t unit;
     uint64_t e;
@@ -320,11 +322,8 @@ static inline int free_one(stead_arena *a, uint64_t address, int wanted)
     return got;
 }
 
-int stead_arena_free(stead_arena *a, uint64_t address) { return free_one(a, address, STEAD_DONE); }
-int stead_arena_free_held(stead_arena *a, uint64_t address) { return free_one(a, address, STEAD_HELD); }
-
 /* Checked as well: a node that is given back twice must not free somebody else's block. */
-int stead_arena_give(stead_arena *a, uint64_t node)
+int arena_give(stead_arena *a, uint64_t node)
 {
     uint32_t head = (uint32_t)(node >> 16), i = (uint32_t)(node & 0xffff) >> 1;
     uint64_t e;
@@ -356,6 +355,7 @@ static int resize_large(stead_arena *a, uint32_t head, uint64_t e, uint64_t unit
         runs_give(a, at, rest);
     } else if (units > length) {
         uint64_t more = units - length, stop = head + length;
+        runs_unkeep(a); /* what is kept may lie in the way */
         uint64_t next = stop < a->state->units && kind_of(a->ent[stop]) == FREE ? length_of(a->ent[stop]) : 0;
         if (next < more) {
             if (stop + next == a->state->units)
@@ -414,6 +414,7 @@ int stead_arena_checkout(stead_arena *a, uint64_t least, stead_run *run)
     if (a->disowned)
         return 0;
     runs_enter(a);
+    runs_unkeep(a);
     uint32_t head = runs_out(a, units_for(least));
     if (head != NONE) {
         uint32_t units = length_of(a->ent[head]), stop = head + units;

@@ -75,7 +75,7 @@ void stead_arena_statistics(stead_arena *a, stead_statistics *out)
     } while (0)
 
 typedef struct {
-    uint64_t used, free, dirty, runs, spans;
+    uint64_t used, free, dirty, runs, spans, kept;
 } sums;
 
 static const char *check_free(const stead_arena *a, uint32_t head, uint32_t units, int after_free, sums *sum)
@@ -137,6 +137,14 @@ static const char *check_runs(const stead_arena *a, uint32_t *unit, sums *sum)
             wrong = a->place ? heap_check_span(a, head, e) : check_span(a, head, e);
             sum->used += units;
             sum->spans++;
+            break;
+        case KEPT:
+            MUST(!a->place && e == entry(KEPT, units), "a kept run's entry is wrong");
+            for (uint32_t i = 1; i < units && !wrong; i++)
+                if (a->ent[head + i])
+                    wrong = "an entry inside a kept run";
+            sum->dirty += units;
+            sum->kept++;
             break;
         case LARGE:
         case OUT:
@@ -217,6 +225,22 @@ static const char *check_lanes(const stead_arena *a, uint32_t *unit, sums *sum)
     return NULL;
 }
 
+static const char *check_kept(const stead_arena *a, uint32_t *unit, const sums *sum)
+{
+    uint64_t listed = a->last_units != 0;
+    *unit = a->last;
+    MUST(!listed || (a->last < a->state->units && a->ent[a->last] == entry(KEPT, a->last_units)), "what was kept last is none");
+    for (uint32_t units = 1; units <= KEPT_UNITS; units++) {
+        MUST(a->kept[units].count <= a->kept[units].most, "more is kept than may be");
+        for (uint32_t i = 0; i < a->kept[units].count; i++, listed++) {
+            *unit = a->kept[units].heads[i];
+            MUST(*unit < a->state->units && a->ent[*unit] == entry(KEPT, units), "a list of what is kept holds another");
+        }
+    }
+    MUST(listed == sum->kept, "a kept run is in no list");
+    return NULL;
+}
+
 static const char *check_sums(const stead_arena *a, const sums *sum)
 {
     MUST(a->state->units <= a->max_units, "more units than the arena can have");
@@ -235,6 +259,8 @@ const char *stead_arena_check(stead_arena *a, uint32_t *unit)
         wrong = check_bins(a, unit, &sum);
     if (!wrong)
         wrong = check_lanes(a, unit, &sum);
+    if (!wrong)
+        wrong = check_kept(a, unit, &sum);
     if (!wrong)
         wrong = check_sums(a, &sum);
     arena_unlock_all(a);

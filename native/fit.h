@@ -6,6 +6,7 @@
  *   LARGE  one block
  *   SPAN   blocks of one size class, owned by one lane; every unit has an entry that leads to the head
  *   OUT    taken out of the free ones while its memory is given back
+ *   KEPT   freed a moment ago, and kept as it is for the next of its length; in a private arena only
  * Invariant: ent[] is 0 in every other unit, so that any address finds out what it is in.
  *
  * In a span, a block's word in links[] says all about it: LIVE, HELD, or the next free block. (For memory shared
@@ -24,7 +25,7 @@
 #define SPAN_UNITS 16u
 #define EDGES 4u
 
-enum { FREE = 1, LARGE, SPAN, FOOT, OUT };
+enum { FREE = 1, LARGE, SPAN, FOOT, OUT, KEPT };
 enum { LIVE = 0xffff, HELD = 0xfffe, END = 0xfffd }; /* words of links[] that are no block number */
 
 /* TLSF: the first level is the power of two, the second 32 steps in between. Up to 32 units every length has
@@ -57,6 +58,15 @@ typedef struct {
     uint32_t spare[STEAD_CLASSES];   /* one without a live block, kept for the next */
 } __attribute__((aligned(128))) lane;
 
+/* Runs that were freed a moment ago, of one length. */
+#define KEPT_UNITS 16u
+#define KEPT_RUNS 15u
+
+typedef struct {
+    uint16_t count, most;
+    uint32_t heads[KEPT_RUNS];
+} kept_runs;
+
 /* All of the runs but their tables. */
 typedef struct {
     uint32_t units;
@@ -82,9 +92,11 @@ struct stead_arena {
     uint16_t *links[2]; /* for classes from 256 bytes: 16 words for each unit; for smaller ones: 256 */
 
     stead_lock runs_lock;
+    uint32_t last, last_units; /* the KEPT run that is longer than KEPT_UNITS: until another one is freed, or any is looked for; 0: none */
     stead_arena *next; /* of those that a fork waits for */
     int private_memory;
     lane lanes[LANES];
+    kept_runs kept[KEPT_UNITS + 1] __attribute__((aligned(64)));
     run_state own;
 };
 
@@ -147,34 +159,37 @@ static inline unsigned arena_lane_of(const stead_arena *a, uint64_t e) { return 
 
 /* ---- size classes: 16 to 128 by 16, then four for each doubling ---- */
 
+/* Without a branch: sizes come as they come, and a wrong guess costs more than all of this. */
 static inline unsigned class_for(uint64_t size)
 {
     uint32_t s = (uint32_t)size - 1;
-    if (s < 128)
-        return s >> 4;
-    unsigned top = 31u - (unsigned)__builtin_clz(s);
-    return 8 + (top - 7) * 4 + (s >> (top - 2) & 3);
-}
-
-static inline uint32_t class_size(unsigned c)
-{
-    return c < 8 ? 16 * (c + 1) : (4 + c % 4 + 1) << (5 + (c - 8) / 4);
+    unsigned top = 31u - (unsigned)__builtin_clz(s | 64);
+    return (top - 6) * 4 + (s >> (top - 2));
 }
 
 /* Which block of its class an offset in a span is in: a division by multiplying, exact as offset * size < 2^32
  * (Granlund, Montgomery: Division by Invariant Integers using Multiplication, PLDI 1994). */
-extern const uint32_t class_reciprocals[STEAD_CLASSES];
+typedef struct {
+    uint32_t size, reciprocal;
+    uint32_t dense, shift; /* which table its words are in, and how many there are for each unit */
+} class_fact;
+
+extern const class_fact class_facts[STEAD_CLASSES] __attribute__((visibility("hidden")));
+
+static inline uint32_t class_size(unsigned c) { return class_facts[c].size; }
 
 static inline uint32_t block_at(uint32_t offset, unsigned c)
 {
-    return (uint32_t)((uint64_t)offset * class_reciprocals[c] >> 32);
+    return (uint32_t)((uint64_t)offset * class_facts[c].reciprocal >> 32);
 }
 
 /* A span's words: one cache line or two where the blocks are large, and not one page of the table for each span. */
-static inline uint16_t *links_of(const stead_arena *a, uint32_t head, unsigned c)
+static inline uint16_t *links_at(const stead_arena *a, uint32_t head, const class_fact *f)
 {
-    return c >= 11 ? a->links[0] + (uint64_t)head * 16 : a->links[1] + (uint64_t)head * 256;
+    return a->links[f->dense] + ((uint64_t)head << f->shift);
 }
+
+static inline uint16_t *links_of(const stead_arena *a, uint32_t head, unsigned c) { return links_at(a, head, &class_facts[c]); }
 
 static inline uint64_t address_of(const stead_arena *a, uint32_t unit)
 {
@@ -224,6 +239,9 @@ void runs_add(stead_arena *a, uint32_t head, uint32_t units, zero_part zero);
 void runs_lengthen(stead_arena *a, uint32_t head, uint64_t e, uint32_t units);
 /* A FREE run with at least `dirty` units that may have been touched becomes an OUT one: its head, or NONE. */
 uint32_t runs_out(stead_arena *a, uint64_t dirty);
+/* What is KEPT is free like the rest: all of it, or the one that is longer than KEPT_UNITS. */
+void runs_unkeep(stead_arena *a);
+void runs_unkeep_last(stead_arena *a);
 uint32_t runs_longest(const stead_arena *a);
 uint32_t runs_head_of(const stead_arena *a, uint32_t unit);
 void runs_forget(stead_arena *a); /* all lists and sums, */
@@ -233,6 +251,13 @@ uint64_t runs_aligned(const stead_arena *a, uint32_t unit, uint64_t alignment);
 void runs_bin(uint32_t units, unsigned *first, unsigned *second);
 
 /* ---- spans.c ---- */
+
+/* The thread's lane + 1; 0: it has none yet. A place in the thread's own block costs a tenth of a call to
+ * __tls_get_addr; musl cannot give one to a library that is loaded late. */
+#ifdef __GLIBC__
+__attribute__((tls_model("initial-exec")))
+#endif
+extern _Thread_local uint32_t my_lane __attribute__((visibility("hidden")));
 
 int spans_take(stead_arena *a, unsigned c, uint64_t alignment, int flags, stead_block *block);
 uint32_t spans_length(const stead_arena *a, unsigned c, uint32_t units);
@@ -254,6 +279,11 @@ static inline unsigned word_of(const stead_arena *a, uint32_t head, unsigned c, 
 }
 
 /* ---- arena.c ---- */
+
+/* For quick.c: all that can be. `wanted`: STEAD_DONE or STEAD_HELD, as stead_arena_find answers. */
+int arena_take(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block);
+int arena_free(stead_arena *a, uint64_t address, int wanted);
+int arena_give(stead_arena *a, uint64_t node);
 
 unsigned class_of_request(const stead_arena *a, uint64_t size, uint64_t alignment);
 void arena_begin(stead_arena *a, uint64_t base, uint32_t max_units);

@@ -164,6 +164,39 @@ void runs_add(stead_arena *a, uint32_t head, uint32_t units, zero_part zero)
         ent_store(a, stop, 0);
 }
 
+/* ---- what is kept ---- */
+
+static void unkeep(stead_arena *a, uint32_t head, uint32_t units)
+{
+    count_free(a, 0, 0, -(uint64_t)units);
+    runs_add(a, head, units, (zero_part){head, head});
+}
+
+void runs_unkeep_last(stead_arena *a)
+{
+    if (a->last_units)
+        unkeep(a, a->last, a->last_units);
+    a->last_units = 0;
+}
+
+void runs_unkeep(stead_arena *a)
+{
+    runs_unkeep_last(a);
+    for (uint32_t units = 1; units <= KEPT_UNITS; units++)
+        for (kept_runs *kept = &a->kept[units]; kept->count; )
+            unkeep(a, kept->heads[--kept->count], units);
+}
+
+static int keeps(const stead_arena *a)
+{
+    for (uint32_t units = 1; units <= KEPT_UNITS; units++)
+        if (a->kept[units].count)
+            return 1;
+    return 0;
+}
+
+/* ---- used runs ---- */
+
 static void use(stead_arena *a, uint64_t units)
 {
     a->state->used_units += units;
@@ -294,7 +327,13 @@ static uint32_t find(const stead_arena *a, uint32_t units, uint64_t alignment, i
 
 uint32_t runs_take(stead_arena *a, uint32_t units, uint64_t alignment, int everywhere, zero_part *zero)
 {
+    if (a->last_units)
+        runs_unkeep_last(a);
     uint32_t run = find(a, units, alignment, everywhere);
+    if (run == NONE && keeps(a)) {
+        runs_unkeep(a);
+        run = find(a, units, alignment, everywhere);
+    }
     if (run == NONE)
         return NONE;
     uint32_t length = length_of(a->ent[run]), head = (uint32_t)runs_aligned(a, run, alignment);

@@ -7,9 +7,9 @@
 
 #include "fit.h"
 
-#define R(SIZE) (uint32_t)((UINT64_C(1) << 32) / (SIZE) + 1)
+#define R(SIZE) {SIZE, (uint32_t)((UINT64_C(1) << 32) / (SIZE) + 1), (SIZE) < 256, (SIZE) < 256 ? 8 : 4}
 
-const uint32_t class_reciprocals[STEAD_CLASSES] = {
+const class_fact class_facts[STEAD_CLASSES] = {
     R(16), R(32), R(48), R(64), R(80), R(96), R(112), R(128), R(160),
     R(192), R(224), R(256), R(320), R(384), R(448), R(512), R(640), R(768),
     R(896), R(1024), R(1280), R(1536), R(1792), R(2048), R(2560), R(3072), R(3584),
@@ -18,12 +18,7 @@ const uint32_t class_reciprocals[STEAD_CLASSES] = {
 
 /* ---- lanes ---- */
 
-/* A place in the thread's own block costs a tenth of a call to __tls_get_addr; musl cannot give one to a library
- * that is loaded late. */
-#ifdef __GLIBC__
-__attribute__((tls_model("initial-exec")))
-#endif
-static _Thread_local uint32_t my_lane;
+_Thread_local uint32_t my_lane;
 
 STEAD_SELDOM static uint32_t next_lane(void)
 {
@@ -201,6 +196,9 @@ void stead_arena_purge(stead_arena *a)
         }
         stead_unlock(&each->lock);
     }
+    runs_enter(a);
+    runs_unkeep(a);
+    runs_leave(a);
 }
 
 /* Nothing can be added: a span as short as need be, or a free block of any lane, of this class or a larger one. */

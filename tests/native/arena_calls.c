@@ -119,6 +119,7 @@ int model_resize(model *m, size_t at, uint64_t size, uint64_t *missing)
 int model_check_out(model *m, uint64_t least)
 {
     stead_run *run = &m->out[m->outs];
+    MUST(!stead_arena_checkout(m->arena, UINT64_MAX, run)); /* but what is kept is merged, and of two zero parts one forgotten */
     uint64_t dirty = stead_arena_dirty(m->arena);
     if (!stead_arena_checkout(m->arena, least, run)) {
         MUST(least > STEAD_UNIT || !dirty);
