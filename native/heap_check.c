@@ -181,7 +181,9 @@ static const char *check_object(stead_heap *h, const heap_object *o, uint64_t *r
     if (o->kind != STEAD_CHANNEL)
         return NULL;
     MUST(channel_fits(h, o), "a channel does not fit into its block");
-    for (uint64_t i = o->head; i != o->tail && !wrong; i++)
+    MUST(channel_length(o) <= o->a, "a channel has more messages than cells");
+    uint64_t head = __atomic_load_n(&o->head, __ATOMIC_SEQ_CST), tail = __atomic_load_n(&o->tail, __ATOMIC_SEQ_CST);
+    for (uint64_t i = head; i != tail && !wrong; i++)
         wrong = channel_check(h, o, i, references);
     ++*references;
     return wrong ? wrong : heap_check_reference(h, o->address, o->generation);
