@@ -71,9 +71,10 @@ class HeapMemory:
     access: Access
     control_fd: int
     data_fd: int
-    control: Reservation
-    private: Reservation
     data: Reservation
+    tables: Reservation  # those that all share, and then this process's own
+    control: int  # the addresses of the two
+    private: int
     descriptors: _native.Finalizer
 
     @property
@@ -102,8 +103,7 @@ class HeapMemory:
         self._release_tables()
 
     def _release_tables(self) -> None:
-        self.control.release()
-        self.private.release()
+        self.tables.release()
         self.descriptors.cancel()
         _close(self.control_fd, self.data_fd)
 
@@ -130,7 +130,7 @@ def create(size: int, name: str | None, transit: int) -> HeapMemory:
         undo.callback(os.close, data_fd)
         os.pwrite(control_fd, _HEADER.pack(_MAGIC, identity, data.address, size, tables), tables)
         made = _mapped(identity, "rw", control_fd, data_fd, data, tables)
-        _native.Heap._format(made.control.address, data.address, units, transit, identity)
+        _native.Heap._format(made.control, data.address, units, transit, identity)
         undo.pop_all()
         return made
 
@@ -161,15 +161,16 @@ def _mapped(
     units = data.size // UNIT
     with ExitStack() as undo:
         data.commit(backing=_Sparse(data_fd), access=access)
-        control = reserve(tables, name=f"{name}:control")
-        undo.callback(control.release)
-        control.commit(backing=_Sparse(control_fd))
-        private = reserve(_native.Heap._sizes(units)[1], name=f"{name}:private")
-        undo.callback(private.release)
-        private.commit(backing=_PRIVATE)
+        # One claim for both: attaching is to be quick.
+        both = reserve(tables + _native.Heap._sizes(units)[1], name=f"{name}:tables")
+        undo.callback(both.release)
+        both.commit(0, tables, backing=_Sparse(control_fd))
+        both.commit(tables, backing=_PRIVATE)
         end = _native.Finalizer(_close, control_fd, data_fd)
         undo.pop_all()
-        return HeapMemory(identity, access, control_fd, data_fd, control, private, data, end)
+        return HeapMemory(
+            identity, access, control_fd, data_fd, data, both, both.address, both.address + tables, end
+        )
 
 
 def _close(control_fd: int, data_fd: int) -> None:

@@ -82,7 +82,7 @@ class SharedHeap(Primitives, GrowingHeap):
 
     def _join(self, memory: HeapMemory, name: str | None, policy: tuple[int | None, int | None]) -> None:
         """Attach this process. Takes over the memory."""
-        code = self._attach(memory.control.address, memory.private.address)
+        code = self._attach(memory.control, memory.private)
         if code:
             memory.release()
             if code == _native.HEAP_NOT_OWNER:
