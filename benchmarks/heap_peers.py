@@ -1,5 +1,5 @@
-"""What else brings an array to a worker, each the way its documentation says, and each with the array already where
-it wants it: the array is made once, and passed many times."""
+"""What else brings an array to a worker, each the way its documentation says, and each with the array already
+where it wants it: the array is made once, and passed many times."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Two processes that allocate and free small blocks from one shared heap at once, beside one; and beside an arena of
-each one's own. The core in C, without Python; each time in fresh processes, in turns.
+"""Two processes that allocate and free small blocks from one shared heap at once, beside one; and beside an
+arena of each one's own. The core in C, without Python; each time in fresh processes, in turns.
 
-Two processes need two processors that nobody else wants: the loop alone says how far they had them. What they cost each
-other shows in the processors' time, too, however busy the machine is."""
+Two processes need two processors that nobody else wants: the loop alone says how far they had them. What they
+cost each other shows in the processors' time, too, however busy the machine is."""
 
 from __future__ import annotations
 
@@ -58,14 +58,20 @@ def scaling(program: Path, rounds: int, n: int, work: str) -> Section:
             Row("  one, for as many as both", one, ("two", two), Bound(">=", 1.2) if way == "heap" else None),
         ]
         section.rows += [
-            Row("  processor time, one", busy, ("private arena", found["arena 1 processor"]) if way == "heap" else None),
+            Row(
+                "  processor time, one",
+                busy,
+                ("private arena", found["arena 1 processor"]) if way == "heap" else None,
+            ),
             Row("  processor time, two", both_busy, ("one", busy)),
         ]
     return section
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Two processes at one shared heap, beside one: medians and ratios.")
+    parser = argparse.ArgumentParser(
+        description="Two processes at one shared heap, beside one: medians and ratios."
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean little")
     parser.add_argument("--json", metavar="FILE", help="write every sample")
     chosen = parser.parse_args()

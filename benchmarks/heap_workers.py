@@ -82,8 +82,9 @@ def total_of_tensor(tensor: Any) -> float:
 
 def total_in_shared_memory(name: str, count: int) -> float:
     """Attached at the first call, and kept."""
-    import numpy
     from multiprocessing.shared_memory import SharedMemory
+
+    import numpy
 
     if name not in _kept:
         _kept[name] = SharedMemory(name)

@@ -6,6 +6,7 @@
  */
 #include "shared.h"
 
+#include <sched.h>
 #include <string.h>
 
 typedef struct {
@@ -25,8 +26,8 @@ static cell *cell_at(const heap_object *o, uint64_t number)
     return (cell *)(uintptr_t)(o->address + number % o->a * cell_size(o->b));
 }
 
-static uint64_t head_of(const heap_object *o) { return __atomic_load_n(&o->head, __ATOMIC_ACQUIRE); }
-static uint64_t tail_of(const heap_object *o) { return __atomic_load_n(&o->tail, __ATOMIC_ACQUIRE); }
+static uint64_t head_of(const heap_object *o) { return __atomic_load_n(&o->head, __ATOMIC_SEQ_CST); }
+static uint64_t tail_of(const heap_object *o) { return __atomic_load_n(&o->tail, __ATOMIC_SEQ_CST); }
 
 /* What is in the table is believed only where it can be. */
 static heap_object *channel_of(stead_heap *h, uint32_t index)
@@ -39,14 +40,25 @@ int channel_fits(const stead_heap *h, const heap_object *o)
 {
     uint64_t size = (uint64_t)stead_heap_units(h) * STEAD_UNIT;
     return o->a && o->address >= h->side.base && o->address - h->side.base < size &&
-           stead_channel_size(o->a, o->b) <= size - (o->address - h->side.base) && o->tail - o->head <= o->a;
+           stead_channel_size(o->a, o->b) <= size - (o->address - h->side.base);
+}
+
+/* How many there were at one moment: others send and receive meanwhile, and both numbers only go up. */
+uint64_t channel_length(const heap_object *o)
+{
+    uint64_t head, tail;
+    do {
+        head = head_of(o);
+        tail = tail_of(o);
+    } while (head_of(o) != head);
+    return tail - head;
 }
 
 /* ---- looking again and again, and sleeping ---- */
 
 static int has_room(const heap_object *o)
 {
-    return tail_of(o) - head_of(o) < o->a || __atomic_load_n(&o->broken, __ATOMIC_ACQUIRE);
+    return channel_length(o) < o->a || __atomic_load_n(&o->broken, __ATOMIC_ACQUIRE);
 }
 
 static int has_message(const heap_object *o)
@@ -65,6 +77,9 @@ static int await(heap_object *o, int (*ready)(const heap_object *), waiting_room
         int64_t begun = stead_now(), until = *spin < deadline - begun ? begun + *spin : deadline;
         *spin = 0; /* once */
         for (unsigned i = 1; i % 64 || stead_now() < until; i++) {
+            /* Whoever is waited for may be waiting for this very processor: the scheduler leaves them there. */
+            if (!(i % 256))
+                sched_yield();
 #if defined(__x86_64__) || defined(__i386__)
             __builtin_ia32_pause();
 #endif
@@ -158,7 +173,7 @@ static void drop(stead_heap *h, heap_object *o, const cell *c)
 
 void channel_drain(stead_heap *h, heap_object *o)
 {
-    while (channel_fits(h, o) && o->head != o->tail)
+    while (channel_fits(h, o) && channel_length(o) - 1 < o->a)
         drop(h, o, cell_at(o, o->head));
 }
 
@@ -233,7 +248,7 @@ int stead_channel_state(stead_heap *h, uint32_t index, uint32_t *length, uint32_
     heap_object *o = channel_of(h, index);
     if (!o)
         return STEAD_NOT_LIVE;
-    *length = (uint32_t)(tail_of(o) - head_of(o));
+    *length = (uint32_t)channel_length(o);
     *cells = o->a;
     *bytes = o->b;
     *closed = o->broken != 0;

@@ -181,7 +181,9 @@ static const char *check_object(stead_heap *h, const heap_object *o, uint64_t *r
     if (o->kind != STEAD_CHANNEL)
         return NULL;
     MUST(channel_fits(h, o), "a channel does not fit into its block");
-    for (uint64_t i = o->head; i != o->tail && !wrong; i++)
+    MUST(channel_length(o) <= o->a, "a channel has more messages than cells");
+    uint64_t head = __atomic_load_n(&o->head, __ATOMIC_SEQ_CST), tail = __atomic_load_n(&o->tail, __ATOMIC_SEQ_CST);
+    for (uint64_t i = head; i != tail && !wrong; i++)
         wrong = channel_check(h, o, i, references);
     ++*references;
     return wrong ? wrong : heap_check_reference(h, o->address, o->generation);
@@ -243,13 +245,28 @@ static void count(void *context, const stead_shared_block *block)
     out->used += block->usable;
 }
 
+/* Under the heap's lock. */
+static void count_capacity(const stead_arena *a, stead_statistics *out)
+{
+    uint64_t e;
+    for (uint32_t head = 0, stop = committed(a); head < stop && is_run(a, head, e = a->ent[head]); head += length_of(e))
+        if (kind_of(e) == SPAN) {
+            out->small[class_of(e)].spans++;
+            out->small[class_of(e)].capacity += blocks_in(e);
+        } else if (kind_of(e) == LARGE) {
+            out->large.spans++;
+            out->large.capacity++;
+        }
+}
+
 void stead_heap_statistics(stead_heap *h, stead_statistics *out)
 {
     stead_arena *a = &h->side;
     *out = (stead_statistics){.size = (uint64_t)a->max_units * STEAD_UNIT};
     stead_arena_purge(a);
-    stead_heap_each(h, count, out);
     heap_enter(h);
+    walk(h, count, out);
+    count_capacity(a, out);
     uint64_t longest = runs_longest(a), last = (uint64_t)runs_last_free(a) + a->max_units - a->state->units;
     out->largest_run = (longest > last ? longest : last) * STEAD_UNIT;
     out->committed = (uint64_t)a->state->units * STEAD_UNIT;

@@ -47,8 +47,9 @@ int room_sleep(waiting_room *room, uint32_t ticket, int64_t deadline)
 /* All wake up, and those who sleep again say so again: whoever was killed in between has taken nobody's turn. */
 void room_ring(waiting_room *room)
 {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (__builtin_expect(!__atomic_load_n(&room->sleepers, __ATOMIC_RELAXED), 1))
+    /* Read by an exchange of nothing: after what was done before, for whoever says that he sleeps and looks again. The lock is
+     * in the same line of the cache. (A fence would do, too, but ThreadSanitizer knows none.) */
+    if (__builtin_expect(!__atomic_fetch_or(&room->sleepers, 0, __ATOMIC_SEQ_CST), 1))
         return;
     __atomic_store_n(&room->sleepers, 0, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&room->sequence, 1, __ATOMIC_SEQ_CST);

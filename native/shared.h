@@ -251,6 +251,7 @@ int room_sleep(waiting_room *room, uint32_t ticket, int64_t deadline);
 void room_ring(waiting_room *room);
 void barrier_lost(stead_heap *h, heap_object *o, uint16_t count); /* one who waited was killed */
 int channel_fits(const stead_heap *h, const heap_object *o);
+uint64_t channel_length(const heap_object *o);
 const char *channel_check(stead_heap *h, const heap_object *o, uint64_t number, uint64_t *references);
 void channel_drain(stead_heap *h, heap_object *o); /* under the heap's lock: nobody receives any more */
 void objects_forget(stead_heap *h, unsigned place); /* what a dead process counted in objects; under the reap lock */

@@ -36,12 +36,15 @@ int stead_lock_release(stead_heap *h, uint32_t index)
  * to wait after it (his ticket is its number) may not. Of each process how many wait: a notification for nobody is lost,
  * as it should be. ---- */
 
+/* Also read by who does not have the lock. */
+static uint16_t count_of(const uint16_t *counts, unsigned place) { return __atomic_load_n(&counts[place], __ATOMIC_RELAXED); }
+
 static uint32_t all_counts(const stead_heap *h, const heap_object *o)
 {
     const uint16_t *counts = object_counts(h, o);
     uint32_t sum = 0;
     for (unsigned place = 1; place <= h->shared->roster.highest && place < PLACES; place++)
-        sum += counts[place];
+        sum += count_of(counts, place);
     return sum;
 }
 
@@ -129,7 +132,7 @@ static void look_for_dead(stead_heap *h, const heap_object *o)
     const uint16_t *counts = object_counts(h, o);
     for (unsigned place = 1; place <= h->shared->roster.highest && place < PLACES; place++) {
         uint64_t identity = __atomic_load_n(&h->shared->roster.identity[place], __ATOMIC_ACQUIRE);
-        if (counts[place] && identity && !roster_alive(identity)) {
+        if (count_of(counts, place) && identity && !roster_alive(identity)) {
             stead_heap_reap(h);
             return;
         }
@@ -206,9 +209,10 @@ static unsigned waiting_in(uint16_t count, uint64_t phase)
 static uint32_t waiting(const stead_heap *h, const heap_object *o)
 {
     const uint16_t *counts = object_counts(h, o);
+    uint64_t head = __atomic_load_n(&o->head, __ATOMIC_SEQ_CST);
     uint32_t sum = 0;
     for (unsigned place = 1; place <= h->shared->roster.highest && place < PLACES; place++)
-        sum += waiting_in(counts[place], o->head);
+        sum += waiting_in(count_of(counts, place), head);
     return sum;
 }
 
@@ -217,7 +221,7 @@ static void next_phase(stead_heap *h, heap_object *o, int completed)
 {
     uint16_t *counts = object_counts(h, o);
     for (unsigned place = 1; place <= h->shared->roster.highest && place < PLACES; place++)
-        if (waiting_in(counts[place], o->head + 1))
+        if (waiting_in(count_of(counts, place), o->head + 1))
             __atomic_store_n(&counts[place], 0, __ATOMIC_SEQ_CST); /* of 256 phases ago */
     if (completed)
         __atomic_store_n(&o->tail, o->head + 1, __ATOMIC_SEQ_CST);

@@ -175,7 +175,7 @@ def transparent_huge_pages(switch: str) -> tuple[int, ...]:
     return (_native.MADV_HUGEPAGE,)
 
 
-# Of one call; and the most of this thread's time that a page may take, before the kernel is asked for no more of them.
+# Of one call; and the most of this thread's time that a page may take, before the kernel is asked for no more.
 _COLLAPSED = 1 << 25
 _PATIENCE = 4_000_000
 

@@ -131,11 +131,14 @@ def a_lost_claim_without_keep_holds_nothing(space: AddressSpace) -> None:
     space.reserve_at(where)
     try:
         window = space.windows[-1]
-        before = space.footprint(window).occupied.size
-        for _ in range(8):
-            _raises(Occupied, lambda: space.reserve_at(where))
-        # Other threads may map meanwhile; eight ranges that leak would show.
-        assert abs(space.footprint(window).occupied.size - before) < 8 * where.size
+        for _ in range(10):
+            before = space.footprint(window).occupied.size
+            for _ in range(8):
+                _raises(Occupied, lambda: space.reserve_at(where))
+            # Others may map meanwhile, and so may whatever looks; eight ranges that leak would show each time.
+            if abs(space.footprint(window).occupied.size - before) < 8 * where.size:
+                return
+        raise AssertionError("every time there is more occupied than before")
     finally:
         space.release(where)
 

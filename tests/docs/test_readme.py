@@ -28,6 +28,16 @@ def test_the_readme_example_runs_and_prints_what_it_says(tmp_path: Path) -> None
     assert done.stdout == "b'hello'\n"
 
 
+def test_the_readme_example_of_a_heap_runs_and_prints_what_it_says(tmp_path: Path) -> None:
+    need("numpy")
+    code = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)[1]
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == "2.0 8\n"
+
+
 def test_claiming_together_as_documented(tmp_path: Path) -> None:
     parent, worker = re.findall(r"^r = (.*)$", example(ROOT / "docs/backings.md"), re.MULTILINE)
     script = tmp_path / "example.py"

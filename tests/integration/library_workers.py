@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import stead
+if TYPE_CHECKING:
+    import stead
 
 _kept: list[Any] = []
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import stead
 from conftest import need
 from integration import library_workers as workers
 from stead.integrations.arrow import buffer, to_heap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import stead
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import stead
 from conftest import need
 from integration import library_workers as workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import stead
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_arrow_columns_stay_where_they_are(heap: stead.SharedHeap, pd: Any, exec
 def test_work_that_pandas_does(heap: stead.SharedHeap, pd: Any) -> None:
     frame = frames(pd)["numpy"]
     got = heap.get(heap.put(frame))
-    for work in (
+    works: list[Callable[[Any], Any]] = [
         lambda f: f.groupby("w").sum(),
         lambda f: f.merge(f, on="n"),
         lambda f: f.sort_values("x", ascending=False),
@@ -145,5 +146,6 @@ def test_work_that_pandas_does(heap: stead.SharedHeap, pd: Any) -> None:
         lambda f: f.pivot_table(values="x", index="w"),
         lambda f: f.set_index("n").loc[10:20],
         lambda f: f.describe(),
-    ):
+    ]
+    for work in works:
         pd.testing.assert_frame_equal(work(got), work(frame))

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -21,6 +20,7 @@ from integration import library_workers as workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
@@ -229,7 +229,11 @@ def test_a_module(heap: stead.SharedHeap, torch: Any, executor: ProcessPoolExecu
 
 
 def test_put_and_get(heap: stead.SharedHeap, torch: Any, executor: ProcessPoolExecutor) -> None:
-    parts = [torch.arange(6, dtype=torch.bfloat16).reshape(2, 3).T, torch.nn.Parameter(torch.ones(3)), torch.ones(())]
+    parts = [
+        torch.arange(6, dtype=torch.bfloat16).reshape(2, 3).T,
+        torch.nn.Parameter(torch.ones(3)),
+        torch.ones(()),
+    ]
     ref = heap.put(parts)
     here = heap.get(ref)
     assert [each.stride() for each in here] == [(1, 3), (1,), ()]
@@ -261,10 +265,8 @@ def test_what_is_in_the_heap_is_not_copied_by_put(heap: stead.SharedHeap, torch:
 ORDERS = {
     "heap, torch": "import stead; heap = stead.SharedHeap('64 MiB'); import torch",
     "torch, heap": "import torch, stead; heap = stead.SharedHeap('64 MiB')",
-    "heap, torch by a module of it": "import stead; heap = stead.SharedHeap('64 MiB'); import torch.nn.functional; "
-    "import torch",
-    "heap, closed, heap, torch": "import stead; stead.SharedHeap('64 MiB').close(); import torch; "
-    "heap = stead.SharedHeap('64 MiB')",
+    "heap, a module of torch": "import stead; heap = stead.SharedHeap('64 MiB'); import torch.nn.functional",
+    "two heaps": "import stead as s; s.SharedHeap(1).close(); import torch; heap = s.SharedHeap(1<<26)",
 }
 
 

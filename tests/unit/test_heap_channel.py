@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import stead
+from stead import _native
 from stead.heap import channel as channels
 
 if TYPE_CHECKING:
@@ -340,22 +341,18 @@ def test_the_last_one_ends_it_with_its_messages(heap: stead.SharedHeap) -> None:
     assert heap.statistics().blocks == 0
 
 
-def test_a_channel_that_was_in_a_run_with_others(heap: stead.SharedHeap) -> None:
-    """What was a run of its own is the middle of another one when it is looked for."""
-    around = [heap.block("64 KiB") for _ in range(3)]
-    channel = heap.channel(capacity=1000)
-    around += [heap.block("64 KiB") for _ in range(3)]
+def test_a_lock_whose_place_is_inside_a_block_now(heap: stead.SharedHeap) -> None:
+    """Who looked for locks that nobody holds took the heap's lock for the second time, and waited for ever."""
+    before = heap.block(4096 * 5)
     lock = heap.lock()
     address = lock._address
-    del around, lock
+    del lock, before
     gc.collect()
-    del channel
-    heap.collect()
-    block = heap.block("8 MiB")
-    assert address
-    heap._collect_objects()
-    heap.check()
-    del block
+    heap._reclaim()
+    block = heap.block("60 MiB")
+    assert heap._find(address)[:2] == (_native.HEAP_INTERIOR, block.address)
+    assert heap._collect_objects() == 1
+    assert heap._collect_objects() == 0
 
 
 def test_a_message_that_nobody_understands(channel: stead.Channel, heap: stead.SharedHeap) -> None:

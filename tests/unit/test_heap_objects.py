@@ -101,6 +101,17 @@ def test_arrays_are_seen_where_they_are(heap: stead.SharedHeap, name: str, writa
             one.flags.writeable = True
 
 
+@pytest.mark.parametrize("size", [(1 << 18) - 1, (1 << 18) + 1, (40 << 20) + 8])
+def test_large_objects(heap: stead.SharedHeap, size: int) -> None:
+    original = np.random.default_rng(size).integers(0, 256, size, "u1")
+    for _ in range(3):  # fresh memory, and memory that was used before
+        got = heap.get(heap.put([original, original[::-1], pickle.PickleBuffer(bytearray(original))]))
+        assert np.array_equal(got[0], original)
+        assert np.array_equal(got[1], original[::-1])
+        assert np.array_equal(np.frombuffer(got[2], "u1"), original)
+        del got
+
+
 def test_what_is_written_is_seen_by_all(heap: stead.SharedHeap) -> None:
     ref = heap.put(np.zeros(10))
     seen = heap.get(ref)

@@ -14,6 +14,7 @@ from stead.arena.arrays import new_array
 from stead.arena.care import Care, guard_size, not_live
 from stead.arena.sources import UNIT, Whole, in_reservation
 from stead.arena.statistics import ArenaStatistics, SizeClass
+from stead.arena.trimming import PIECE, give_back, next_limit
 from stead.backing import Anonymous
 from stead.claiming import reserve
 from stead.errors import Corrupted, LimitReached, OutOfSpace, Released, Unsupported
@@ -39,9 +40,6 @@ _LARGEST_ALIGNMENT = 1 << 40
 _LEAST_STEP = 4 << 20
 _LARGEST_STEP = 1 << 30
 _SMALL = 16384  # bytes; larger blocks are runs of pages
-
-# Memory goes back to the system by itself only in pieces that are worth a system call.
-_PIECE = 1 << 20
 
 
 class Arena(_native.Arena):
@@ -110,7 +108,7 @@ class Arena(_native.Arena):
             self._care = Care(self, hardened, guard_size(guards))
             self._careful = True
         if self._policy[1] is not None:
-            self._trim_at = max(self._policy[1], _PIECE)
+            self._trim_at = max(self._policy[1], PIECE)
         if found.at_once:
             try:
                 self._add(self._max_units)
@@ -390,39 +388,17 @@ class Arena(_native.Arena):
     # ---- trimming ----
 
     def _trim(self, _: int) -> None:
-        """More than was to be kept is free. Half of it goes, so that the next free does not call again; and
-        where it is too scattered to go, not before there is a good deal more."""
+        """More than was to be kept is free."""
         keep = self._policy[1] or 0
-        self._give_back(keep // 2, _PIECE)
-        self._trim_at = max(keep, self._dirty + max(keep // 4, _PIECE))
+        self._give_back(keep // 2, PIECE)
+        self._trim_at = next_limit(keep, self._dirty)
 
     def _give_back(self, keep: int, least: int) -> int:
         source = self._live_source()
         if not source.touchable:
             return 0
-        before, untouched = self._dirty, 0
-        as_it_was = []  # runs that would be found again
         with table_lock:  # who finds no space meanwhile waits here, and then finds what comes back
-            try:
-                while self._dirty > keep and (run := self._checkout(least)):
-                    head, units, start, stop = run
-                    pages = source.granularity
-                    where = Range(align_up(start, pages), stop // pages * pages)
-                    zero = False
-                    try:
-                        if where.start < where.stop:
-                            zero = source.discard(where) and where == Range(start, stop)
-                        else:
-                            untouched += stop - start
-                    finally:
-                        if zero:
-                            self._checkin(head, units, True)
-                        else:
-                            as_it_was.append((head, units))
-                return max(before - self._dirty - untouched, 0)
-            finally:
-                for head, units in as_it_was:
-                    self._checkin(head, units, False)
+            return give_back(self, keep, least, source.granularity, source.discard)
 
 
 def _source(

@@ -100,7 +100,7 @@ def reduce_column(array: Any, *, put: bool) -> Any:
     return array.__reduce_ex__(5 if put else pickle.DEFAULT_PROTOCOL)
 
 
-def _new(kind: type) -> Any:
+def _new(kind: Any) -> Any:
     return kind.__new__(kind)
 
 

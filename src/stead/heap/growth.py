@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stead import _native
+from stead.arena.trimming import PIECE, give_back, next_limit
 from stead.errors import Corrupted, LimitReached, NotLive, OutOfSpace, Released
 from stead.heap import registry
 from stead.heap.files import UNIT
@@ -23,9 +24,6 @@ _LEAST_STEP = 4 << 20
 _LARGEST_STEP = 1 << 30
 _ROUND = 2 << 20
 _SMALL = 16384  # bytes; larger blocks are runs of pages
-
-# Memory goes back to the system by itself only in pieces that are worth a system call.
-_PIECE = 1 << 20
 
 # Each time around, somebody else took what was there: by then it is a storm, and no room.
 _ATTEMPTS = 100
@@ -169,42 +167,25 @@ class GrowingHeap(_native.Heap):
 
     def _begin_trimming(self) -> None:
         if self._policy[1] is not None:
-            self._extra = max(self._policy[1], _PIECE)
+            self._extra = max(self._policy[1], PIECE)
 
     def _trim_if_wanted(self) -> None:
-        """More than was to be kept is free. Half of it goes, so that the next free does not call again; and
-        where it is too scattered to go, not before there is a good deal more."""
+        """Where more than was to be kept is free."""
         if self._extra is None or self._dirty <= self._extra or self._closed:
             return
         keep = self._policy[1] or 0
         with self._growing(wait=False) as alone:
             if not alone:
                 return  # the next one will see to it; and this may be who is alone, interrupted by a finalizer
-            self._give_back(keep // 2, _PIECE)
-        self._extra = max(keep, self._dirty + max(keep // 4, _PIECE))
+            self._give_back(keep // 2, PIECE)
+        self._extra = next_limit(keep, self._dirty)
 
     def _give_back(self, keep: int, least: int) -> int:
         """Under the growth lock: who finds no space meanwhile waits for it, and then finds what comes back."""
         memory = self._live()
-        before, untouched = self._dirty, 0
-        as_it_was = []  # runs that would be found again
-        try:
-            while self._dirty > keep and (run := self._checkout(least)):
-                head, units, start, stop = run
-                where = Range(align_up(start, PAGE), stop // PAGE * PAGE)
-                zero = False
-                try:
-                    if where.start < where.stop:
-                        memory.discard(where)
-                        zero = where == Range(start, stop)
-                    else:
-                        untouched += stop - start
-                finally:
-                    if zero:
-                        self._checkin(head, units, True)
-                    else:
-                        as_it_was.append((head, units))
-            return max(before - self._dirty - untouched, 0)
-        finally:
-            for head, units in as_it_was:
-                self._checkin(head, units, False)
+
+        def discard(where: Range) -> bool:
+            memory.discard(where)
+            return True
+
+        return give_back(self, keep, least, PAGE, discard)

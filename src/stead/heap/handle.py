@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HeapHandle:
-    """What another process of the same user needs to attach a heap. Small, picklable, good as long as the
-    process that made it lives and has the heap attached. Made by :meth:`stead.SharedHeap.handle`."""
+    """What another process of the same user needs to attach a heap. Small, picklable, good as long as
+    any process of this user has the heap attached. Made by :meth:`stead.SharedHeap.handle`."""
 
     identity: bytes
     range: Range

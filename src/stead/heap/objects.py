@@ -19,7 +19,6 @@ from stead import _native
 from stead.errors import Corrupted, NotLive
 from stead.heap import frames, registry, tensors, travel
 from stead.heap.block import SharedBlock, hold
-from stead.heap.copying import LARGE, copy
 from stead.heap.handle import arrive, sent
 from stead.ranges import align_up
 
@@ -36,6 +35,11 @@ _ALIGNMENT = 64
 
 # Those whose objects are looked at.
 _LIBRARIES = frozenset({"torch", "pyarrow", "pandas"})
+
+
+# From here on bytes are copied without the GIL, if NumPy is there to do it. By one thread: where it was measured
+# a second one made nothing faster, and had to be waited for.
+_LARGE = 1 << 18
 
 
 class Held(NamedTuple):
@@ -232,7 +236,7 @@ def put(heap: SharedHeap, obj: object) -> Ref:
                 seen[address, raw.nbytes] = size
         offsets.append(twin or size)
         size += 0 if inside or twin else raw.nbytes
-    start, _, generation, *fresh = heap._obtain(size, _ALIGNMENT)
+    start, _, generation, _, _ = heap._obtain(size, _ALIGNMENT)
     own = Held(start, start + size, generation, hold(heap, start))
     with memoryview(_native.Exporter(start, size, False, own.hold)) as block:
         _HEADER.pack_into(block, 0, _MAGIC, len(buffers.found), pickle_at, pickled.nbytes)
@@ -243,12 +247,16 @@ def put(heap: SharedHeap, obj: object) -> Ref:
             table_at += _ENTRY.size
             if not inside and raw.nbytes and offset not in copied:
                 copied.add(offset)
-                if raw.nbytes >= LARGE and fresh[0] <= offset and offset + raw.nbytes <= fresh[1]:
-                    # Nobody has these pages mapped: write(2) fills them in half the time that faults would take.
-                    heap._live().write(start + offset, raw)
-                else:
-                    copy(block[offset : offset + raw.nbytes], raw)
+                _copy(block[offset : offset + raw.nbytes], raw)
     return Ref._of(heap, (own, *buffers.others.values()))
+
+
+def _copy(to: memoryview, source: memoryview) -> None:
+    numpy = sys.modules.get("numpy") if source.nbytes >= _LARGE else None
+    if numpy is None:
+        to[:] = source
+    else:
+        numpy.copyto(numpy.frombuffer(to, "u1"), numpy.frombuffer(source, "u1"))
 
 
 # ---- get ----------------------------------------------------------------------------------------
