@@ -20,6 +20,9 @@
 #include "arena.h"
 #include "lock.h"
 
+/* Whoever calls it seldom has no register to save for it on all other ways. */
+#define STEAD_APART __attribute__((noinline))
+
 #define NONE 0xffffffffu
 #define LANES 16u
 #define SPAN_UNITS 16u
@@ -240,8 +243,8 @@ void runs_lengthen(stead_arena *a, uint32_t head, uint64_t e, uint32_t units);
 /* A FREE run with at least `dirty` units that may have been touched becomes an OUT one: its head, or NONE. */
 uint32_t runs_out(stead_arena *a, uint64_t dirty);
 /* What is KEPT is free like the rest: all of it, or the one that is longer than KEPT_UNITS. */
-void runs_unkeep(stead_arena *a);
-void runs_unkeep_last(stead_arena *a);
+STEAD_APART void runs_unkeep(stead_arena *a);
+STEAD_APART void runs_unkeep_last(stead_arena *a);
 uint32_t runs_longest(const stead_arena *a);
 uint32_t runs_head_of(const stead_arena *a, uint32_t unit);
 void runs_forget(stead_arena *a); /* all lists and sums, */
@@ -281,9 +284,9 @@ static inline unsigned word_of(const stead_arena *a, uint32_t head, unsigned c, 
 /* ---- arena.c ---- */
 
 /* For quick.c: all that can be. `wanted`: STEAD_DONE or STEAD_HELD, as stead_arena_find answers. */
-int arena_take(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block);
-int arena_free(stead_arena *a, uint64_t address, int wanted);
-int arena_give(stead_arena *a, uint64_t node);
+STEAD_APART int arena_take(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block);
+STEAD_APART int arena_free(stead_arena *a, uint64_t address, int wanted);
+STEAD_APART int arena_give(stead_arena *a, uint64_t node);
 
 unsigned class_of_request(const stead_arena *a, uint64_t size, uint64_t alignment);
 void arena_begin(stead_arena *a, uint64_t base, uint32_t max_units);

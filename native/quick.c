@@ -130,7 +130,7 @@ ALWAYS uint64_t take_kept(stead_arena *a, uint64_t size, unsigned word, stead_bl
     return address;
 }
 
-ALWAYS int keep(stead_arena *a, uint32_t head, uint64_t e, unsigned word)
+STEAD_APART static int keep(stead_arena *a, uint32_t head, uint64_t e, unsigned word)
 {
     uint32_t units = length_of(e);
     int locked;
@@ -164,33 +164,38 @@ ALWAYS int keep(stead_arena *a, uint32_t head, uint64_t e, unsigned word)
 
 ALWAYS unsigned word_for(int held) { return held ? HELD : LIVE; }
 
-ALWAYS uint64_t take(stead_arena *a, uint64_t size, uint64_t alignment, unsigned word, stead_block *block)
+ALWAYS int plain(const stead_arena *a, uint64_t alignment)
 {
-    if (__builtin_expect(alignment > 16 || a->disowned | a->guard_units, 0))
-        return 0;
-    if (size - 1 < STEAD_SMALL)
-        return pop(a, size, word, block);
-    return take_kept(a, size, word, block);
+    return __builtin_expect(alignment <= 16 && !(a->disowned | a->guard_units), 1);
 }
 
-int stead_arena_take(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block)
+STEAD_APART static int take_run(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block)
 {
-    if (__builtin_expect(take(a, size, alignment, word_for(flags & STEAD_HOLD), block) != 0, 1))
+    if (plain(a, alignment) && size > STEAD_SMALL && take_kept(a, size, word_for(flags & STEAD_HOLD), block))
         return STEAD_DONE;
     return arena_take(a, size, alignment, flags, block);
 }
 
-/* Apart, so that the way above has no block on its stack. */
-STEAD_SELDOM static uint64_t allocate(stead_arena *a, uint64_t size, uint64_t alignment)
+int stead_arena_take(stead_arena *a, uint64_t size, uint64_t alignment, int flags, stead_block *block)
+{
+    if (size - 1 < STEAD_SMALL && plain(a, alignment) && pop(a, size, word_for(flags & STEAD_HOLD), block))
+        return STEAD_DONE;
+    return take_run(a, size, alignment, flags, block);
+}
+
+STEAD_APART static uint64_t allocate_run(stead_arena *a, uint64_t size, uint64_t alignment)
 {
     stead_block block;
+    uint64_t address = plain(a, alignment) && size > STEAD_SMALL ? take_kept(a, size, LIVE, NULL) : 0;
+    if (address)
+        return address;
     return arena_take(a, size, alignment, STEAD_LAST, &block) ? 0 : block.address;
 }
 
 uint64_t stead_arena_allocate(stead_arena *a, uint64_t size, uint64_t alignment)
 {
-    uint64_t address = take(a, size, alignment, LIVE, NULL);
-    return __builtin_expect(address != 0, 1) ? address : allocate(a, size, alignment);
+    uint64_t address = size - 1 < STEAD_SMALL && plain(a, alignment) ? pop(a, size, LIVE, NULL) : 0;
+    return address ? address : allocate_run(a, size, alignment);
 }
 
 ALWAYS int give_small(stead_arena *a, uint32_t unit, uint64_t e, uint32_t head, uint32_t i, unsigned word)

@@ -481,6 +481,43 @@ def test_memory_is_kept_until_it_is_trimmed() -> None:
             assert not any(bytes(memoryview(block)[::4096]))
 
 
+@pytest.mark.parametrize("size", [20 * 1024, 64 * 1024, MIB, 20 * MIB])
+def test_a_large_block_that_was_freed_is_kept_for_the_next_and_free_for_everyone(size: int) -> None:
+    """The core keeps runs that were freed a moment ago as they are."""
+    with stead.Arena(64 * MIB) as arena:
+        address = arena.allocate(size)
+        arena.free(address)
+        for bad in (address, address + 1, address + PAGE):
+            with pytest.raises(stead.NotLive):
+                arena.free(bad)
+        assert not arena.owns(address)
+        assert arena.allocate(size) == address
+        arena.free(address)
+        arena.check()
+        seen = arena.statistics()
+        assert (seen.used, seen.blocks, seen.largest_free_run) == (0, 0, 64 * MIB)
+
+        first, second = arena.allocate(size), arena.allocate(size)
+        arena.free(second)  # it lies in the way
+        assert arena.resize(first, 2 * size) is not None
+        arena.check()
+        arena.free(first)
+        whole = arena.allocate(64 * MIB)
+        arena.free(whole)
+        arena.check()
+
+        arena.free(arena.allocate(size))
+        block = arena.block(size)  # the same memory, but held
+        with pytest.raises(stead.NotLive):
+            arena.free(block.address)
+        block.free()
+        address = arena.allocate(size)
+        write(address, b"x" * size)
+        arena.free(address)
+        arena.trim()
+        assert resident(arena.range) == 0
+
+
 def test_a_high_water_limit_gives_back_what_is_beyond() -> None:
     with stead.Arena("256 MiB", backing=stead.ANONYMOUS, keep="16 MiB") as arena:
         for _ in range(3):
