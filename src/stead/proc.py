@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
+
+
+def _contents(path: str) -> bytes:
+    """At half the cost of a file object: attaching reads several."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = b""
+        while piece := os.read(fd, 65536):
+            found += piece
+        return found
+    finally:
+        os.close(fd)
 
 
 def read_text(path: str) -> str:
     """The file without the space around it; "" where it cannot be read."""
     try:
-        with open(path) as file:
-            return file.read().strip()
+        return _contents(path).decode(errors="surrogateescape").strip()
     except OSError:
         return ""
 
@@ -24,9 +36,8 @@ def read_number(path: str) -> int | None:
 def stat_field(pid: int | Literal["self"], number: int) -> int | None:
     """A field of /proc/<pid>/stat by its number in proc_pid_stat(5), from 3 on; None where the process is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is a name in parentheses, which may hold spaces and parentheses.
-            return int(file.read().rpartition(b")")[2].split()[number - 3])
+        # The second field is a name in parentheses, which may hold spaces and parentheses.
+        return int(_contents(f"/proc/{pid}/stat").rpartition(b")")[2].split()[number - 3])
     except (OSError, ValueError, IndexError):
         return None
 
