@@ -36,12 +36,13 @@ def echo(receive: Callable[[], Any], send: Callable[[Any], None], processors: se
 
 @contextmanager
 def answered(
-    send: Callable[[Any], None], receive: Callable[[], Any], *other: Callable[..., Any], apart: bool = False
+    send: Callable[[Any], None], receive: Callable[[], Any], *other: Callable[..., Any], on: int = 0
 ) -> Iterator[Any]:
-    """A case for each message, in a process that answers. ``apart``: each has a processor of its own, where the
-    scheduler would perhaps leave both on one."""
+    """A case for each message, in a process that answers. ``on``: both on one processor, or each on its own; 0: as
+    the scheduler likes."""
     everywhere = os.sched_getaffinity(0)
-    mine, theirs = ({min(everywhere)}, {max(everywhere)}) if apart else (everywhere, everywhere)
+    ends = {min(everywhere)}, {max(everywhere) if on == 2 else min(everywhere)}
+    mine, theirs = ends if on else (everywhere, everywhere)
     process = multiprocessing.get_context("fork").Process(target=echo, args=(*other, theirs))
     process.start()
 
@@ -66,14 +67,14 @@ def answered(
         process.join()
 
 
-def by_channel(heap: stead.SharedHeap, spin: float) -> Any:
+def by_channel(heap: stead.SharedHeap, spin: float, on: int = 0) -> Any:
     there, back = heap.channel(spin=spin), heap.channel(spin=spin)
-    return answered(there.send, back.receive, there.receive, back.send, apart=spin == SPIN)
+    return answered(there.send, back.receive, there.receive, back.send, on=on or 2 * (spin == SPIN))
 
 
-def by_pipe() -> Any:
+def by_pipe(on: int = 0) -> Any:
     here, other = multiprocessing.Pipe()
-    return answered(here.send, here.recv, other.recv, other.send)
+    return answered(here.send, here.recv, other.recv, other.send, on=on)
 
 
 def by_queue() -> Any:
@@ -125,6 +126,27 @@ def round_trips(rounds: int, n: int) -> list[Section]:
     return found
 
 
+def where_they_run(rounds: int, n: int) -> Section:
+    """What the scheduler decides above, decided: to wake a processor that sleeps costs more than all else."""
+    heap = stead.SharedHeap("64 MiB")
+    rows, message = [], b"x" * 64
+    for on, where in ((1, "on one processor"), (2, "on two")):
+        with ExitStack() as stack:
+            ways = {
+                "Pipe": stack.enter_context(by_pipe(on)),
+                "blocking": stack.enter_context(by_channel(heap, 0.0, on)),
+                "by default": stack.enter_context(by_channel(heap, heap.channel().spin, on)),
+            }
+            samples = in_turns({name: case(message) for name, case in ways.items()}, rounds, n)
+        pipe = ("Pipe", samples["Pipe"])
+        rows += [
+            Row(f"multiprocessing.Pipe, {where}", samples["Pipe"]),
+            Row(f"channel, blocking, {where}", samples["blocking"], pipe, Bound("<=", 0.5)),
+            Row(f"channel, as it is by default, {where}", samples["by default"], pipe),
+        ]
+    return Section("64 bytes, there and back, where they run", rows)
+
+
 def arrays(rounds: int, n: int) -> list[Section]:
     """Built by the sender and summed up by nobody: what it costs to hand it over."""
     import numpy as np
@@ -151,6 +173,7 @@ def main() -> None:
     rounds, n = (3, 300) if options.quick else (21, 5_000)
     report = Report(rounds)
     report.show(*round_trips(rounds, n))
+    report.show(where_they_run(rounds, n))
     report.show(*arrays(rounds, max(n // 25, 10)))
     report.end(options.json)
 
