@@ -36,6 +36,22 @@ def parse_size(value: SupportsIndex | str, argument: str) -> int:
         raise TypeError(f"{argument} is {value!r}, must be {type_of_size}") from None
 
 
+def parse_at_least(value: SupportsIndex | str, argument: str, least: int) -> int:
+    """Bytes, as many as ``least`` or more. Raises as :func:`parse_size` does."""
+    number = parse_size(value, argument)
+    if number < least:
+        raise ValueError(f"{argument} is {value!r}, must be at least {least} byte{'s' * (least != 1)}")
+    return number
+
+
+def parse_address(value: SupportsIndex) -> int:
+    """An address; for a number that cannot be one, one that nothing has. Raises TypeError."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"address is {value!r}, must be an int")
+    number = value.__index__()
+    return number if 0 <= number < 1 << 64 else (1 << 64) - 1
+
+
 def _parse_text(text: str, argument: str) -> int:
     if hexadecimal := _HEX.fullmatch(text):
         return int(hexadecimal[1].replace("_", ""), 16)

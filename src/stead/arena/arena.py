@@ -21,7 +21,7 @@ from stead.errors import Corrupted, LimitReached, OutOfSpace, Released, Unsuppor
 from stead.ranges import Range, align_up
 from stead.reservation import Reservation, table_lock
 from stead.securing import PAGE
-from stead.sizes import format_size, parse_size
+from stead.sizes import format_size, parse_address, parse_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,10 +85,10 @@ class Arena(_native.Arena):
     ) -> None:
         if self._source is not None:
             raise TypeError(f"{self!r} is made already")
-        guards = _bytes(guard, "guard", 0)
+        guards = parse_at_least(guard, "guard", 0)
         self._policy = (
-            None if step is None else _bytes(step, "step", 1),
-            None if keep is None else _bytes(keep, "keep", 0),
+            None if step is None else parse_at_least(step, "step", 1),
+            None if keep is None else parse_at_least(keep, "keep", 0),
         )
         self.name = name
         found = _source(source, name, backing)
@@ -154,7 +154,7 @@ class Arena(_native.Arena):
 
     def owns(self, address: SupportsIndex) -> bool:
         """Whether a live block of this arena holds the byte at ``address``."""
-        at = _address(address)
+        at = parse_address(address)
         self._live_source()
         if self._care:
             return self._care.owns(self, at)
@@ -163,7 +163,7 @@ class Arena(_native.Arena):
     def size_of(self, address: SupportsIndex) -> int:
         """Bytes that can be used at the address of a block: as many as were asked for, or more. Raises
         NotLive."""
-        at = _address(address)
+        at = parse_address(address)
         self._live_source()
         if self._care:
             return self._care.size_of(self, at)
@@ -176,7 +176,7 @@ class Arena(_native.Arena):
         """Make the block at ``address`` as large as ``size`` bytes without moving it: the same address; or None
         where there is no room for that, and it is as it was. Its first bytes keep their contents. Raises
         NotLive, and ValueError where ``size`` is not positive."""
-        at, wanted = _address(address), _bytes(size, "size", 1)
+        at, wanted = parse_address(address), parse_at_least(size, "size", 1)
         self._live_source()
         if self._care:
             return self._care.resize(self, at, wanted)
@@ -210,7 +210,7 @@ class Arena(_native.Arena):
         The addresses stay the arena's. What shared memory gives back is no longer secured: see
         Reservation.discard.
         """
-        left = _bytes(keep, "keep", 0)
+        left = parse_at_least(keep, "keep", 0)
         self._live_source()
         if self._care:
             self._care.flush(self)
@@ -288,7 +288,7 @@ class Arena(_native.Arena):
 
     def _request(self, size: SupportsIndex | str, alignment: SupportsIndex | str = 16) -> tuple[int, int]:
         """The arguments of allocate and block, checked."""
-        wanted, multiple = _bytes(size, "size", 1), _bytes(alignment, "alignment", 1)
+        wanted, multiple = parse_at_least(size, "size", 1), parse_at_least(alignment, "alignment", 1)
         if multiple & (multiple - 1):
             raise ValueError(f"alignment is {alignment!r}, must be a power of two")
         self._live_source()
@@ -330,7 +330,7 @@ class Arena(_native.Arena):
 
     def _free(self, address: SupportsIndex) -> None:
         """The careful way, and what the fast way refused."""
-        at = _address(address)
+        at = parse_address(address)
         self._live_source()
         if self._care:
             self._care.free(self, at)
@@ -410,7 +410,7 @@ def _source(
         if backing is not None:
             raise ValueError(f"backing is {backing!r}, which must not be given for a block of another arena")
         return Whole(given)
-    size = _bytes(given, "source", 1)
+    size = parse_at_least(given, "source", 1)
     # So that a block can be aligned to the size of the arena.
     align = min(1 << (align_up(size, PAGE).bit_length() - 1), _LARGEST_ALIGNMENT)
     reservation = reserve(size, align=align, name=name)
@@ -419,18 +419,3 @@ def _source(
     except BaseException:
         reservation.release()
         raise
-
-
-def _bytes(value: SupportsIndex | str, argument: str, least: int) -> int:
-    number = parse_size(value, argument)
-    if number < least:
-        raise ValueError(f"{argument} is {value!r}, must be at least {least} byte{'s' * (least != 1)}")
-    return number
-
-
-def _address(value: SupportsIndex) -> int:
-    """An address as an int; a number that is none is of no arena."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"address is {value!r}, must be an int")
-    number = value.__index__()
-    return number if 0 <= number < 1 << 64 else (1 << 64) - 1

@@ -23,7 +23,7 @@ from stead.heap.handle import arrive_heap, handle_of, sent
 from stead.heap.objects import get, put
 from stead.heap.primitives import Primitives
 from stead.heap.statistics import HeapStatistics, Holder, alive
-from stead.sizes import parse_size
+from stead.sizes import parse_address, parse_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,12 +70,12 @@ class SharedHeap(Primitives, GrowingHeap):
         if self._files is not None:
             raise TypeError(f"{self!r} is made already")
         policy = (
-            None if step is None else _bytes(step, "step", 1),
-            None if keep is None else _bytes(keep, "keep", 0),
+            None if step is None else parse_at_least(step, "step", 1),
+            None if keep is None else parse_at_least(keep, "keep", 0),
         )
         if not 0 <= transit < math.inf:
             raise ValueError(f"transit is {transit!r}, must be a number of seconds")
-        memory = files.create(_bytes(size, "size", 1), name, int(transit * 1e9))
+        memory = files.create(parse_at_least(size, "size", 1), name, int(transit * 1e9))
         with registry.lock:
             self._join(memory, name, policy)
             registry.add(self)
@@ -148,7 +148,7 @@ class SharedHeap(Primitives, GrowingHeap):
 
     def lease(self, address: SupportsIndex) -> None:
         """Hold the block at ``address`` once more. Raises NotLive."""
-        at = _address(address)
+        at = parse_address(address)
         self._live()
         got = self._lease(at, -1)
         if isinstance(got, int):
@@ -156,14 +156,14 @@ class SharedHeap(Primitives, GrowingHeap):
 
     def owns(self, address: SupportsIndex) -> bool:
         """Whether a live block, whoever holds it, has the byte at ``address``."""
-        at = _address(address)
+        at = parse_address(address)
         self._live()
         return self._find(at)[0] in (_native.HEAP_DONE, _native.HEAP_INTERIOR)
 
     def size_of(self, address: SupportsIndex) -> int:
         """Bytes that can be used at the address of a live block: as many as were asked for, or more. Raises
         NotLive."""
-        at = _address(address)
+        at = parse_address(address)
         self._live()
         code, _, usable, _ = self._find(at)
         if code:
@@ -228,7 +228,7 @@ class SharedHeap(Primitives, GrowingHeap):
     def trim(self, keep: SupportsIndex | str = 0) -> int:
         """Give free memory that was touched back to the system, all but ``keep`` bytes: the bytes given back.
         The addresses stay the heap's. What was given back is no longer secured: see Reservation.discard."""
-        left = _bytes(keep, "keep", 0)
+        left = parse_at_least(keep, "keep", 0)
         self._live()
         self._reap()
         self._reclaim()
@@ -321,7 +321,7 @@ class SharedHeap(Primitives, GrowingHeap):
         return self._obtain(*self._request(size, alignment))[0]
 
     def _free_refused(self, address: SupportsIndex, code: int) -> None:
-        at = _address(address)
+        at = parse_address(address)
         self._live()
         code = code or self._release(at)
         if code:
@@ -331,7 +331,7 @@ class SharedHeap(Primitives, GrowingHeap):
 
     def _request(self, size: SupportsIndex | str, alignment: SupportsIndex | str) -> tuple[int, int]:
         """The arguments of allocate and block, checked."""
-        wanted, multiple = _bytes(size, "size", 1), _bytes(alignment, "alignment", 1)
+        wanted, multiple = parse_at_least(size, "size", 1), parse_at_least(alignment, "alignment", 1)
         if multiple & (multiple - 1):
             raise ValueError(f"alignment is {alignment!r}, must be a power of two")
         where = self._live().where
@@ -361,18 +361,3 @@ class SharedHeap(Primitives, GrowingHeap):
             self._release(address)
             raise NotLive(f"{address:#x} is a block of {got[1]} bytes, not of {size}", address=address)
         return address, size, generation
-
-
-def _bytes(value: SupportsIndex | str, argument: str, least: int) -> int:
-    number = parse_size(value, argument)
-    if number < least:
-        raise ValueError(f"{argument} is {value!r}, must be at least {least} byte{'s' * (least != 1)}")
-    return number
-
-
-def _address(value: SupportsIndex) -> int:
-    """An address as an int; a number that is none is of no heap."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"address is {value!r}, must be an int")
-    number = value.__index__()
-    return number if 0 <= number < 1 << 64 else (1 << 64) - 1
