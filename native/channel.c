@@ -251,6 +251,6 @@ int stead_channel_state(stead_heap *h, uint32_t index, uint32_t *length, uint32_
     *length = (uint32_t)channel_length(o);
     *cells = o->a;
     *bytes = o->b;
-    *closed = o->broken != 0;
+    *closed = __atomic_load_n(&o->broken, __ATOMIC_SEQ_CST) != 0;
     return STEAD_DONE;
 }

@@ -72,7 +72,7 @@ int stead_condition_enter(stead_heap *h, uint32_t index, uint32_t *ticket)
 static int go_on(stead_heap *h, heap_object *o, uint32_t ticket, int last)
 {
     (void)object_lock(h, o, INT64_MAX);
-    int may = o->arrivals.sequence != ticket && o->a;
+    int may = __atomic_load_n(&o->arrivals.sequence, __ATOMIC_SEQ_CST) != ticket && o->a;
     if (may)
         __atomic_store_n(&o->a, o->a - 1, __ATOMIC_SEQ_CST);
     if (may || last)
@@ -123,7 +123,7 @@ int stead_condition_notify(stead_heap *h, uint32_t index, int32_t count)
 
 static int64_t permits_left(const stead_heap *h, const heap_object *o)
 {
-    return (int64_t)o->a - all_counts(h, o);
+    return (int64_t)__atomic_load_n(&o->a, __ATOMIC_SEQ_CST) - all_counts(h, o);
 }
 
 /* Give back what the dead have, if there are any. */
@@ -350,7 +350,7 @@ int stead_barrier_state(stead_heap *h, uint32_t index, uint32_t *parties, uint32
     if (!o)
         return STEAD_NOT_LIVE;
     *parties = o->a;
-    *broken = (int)o->broken;
+    *broken = (int)__atomic_load_n(&o->broken, __ATOMIC_SEQ_CST);
     *inside = *broken ? 0 : waiting(h, o);
     return STEAD_DONE;
 }
