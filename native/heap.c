@@ -212,16 +212,16 @@ static void collect(stead_heap *h, unsigned l)
     stead_arena *a = &h->side;
     unit_set dropped = dropped_of(h, h->place);
     for (uint32_t head = unit_set_next(dropped, 0, 1); head != NO_UNIT; head = unit_set_next(dropped, head + 1, 1)) {
+        unit_set_drop(dropped, head); /* first: what is dropped there from now on is told again */
         uint64_t e = ent_load(a, head);
         unsigned other = inner_lane_of(e);
-        unit_set_drop(dropped, head);
-        if (!is_mine(h, head, e))
+        if (!is_span(a, head, e) || owner_of(e) != h->place)
             continue;
         if (other != l && !stead_try_lock(&a->lanes[other].lock)) {
             unit_set_add(dropped, head); /* whoever is in there may be waiting for this lane */
             continue;
         }
-        if (a->ent[head] == e)
+        if (ent_load(a, head) == e && is_mine(h, head, e))
             look_through(h, head, e);
         if (other != l)
             stead_unlock(&a->lanes[other].lock);
