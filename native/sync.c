@@ -277,9 +277,11 @@ int stead_barrier_enter(stead_heap *h, uint32_t index, uint64_t *phase, uint32_t
 static int outcome(const heap_object *o, uint64_t phase)
 {
     uint32_t broken = __atomic_load_n(&o->broken, __ATOMIC_SEQ_CST);
+    /* In this order: who completes a phase moves the tail first. */
+    uint64_t head = __atomic_load_n(&o->head, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&o->tail, __ATOMIC_SEQ_CST) > phase)
         return STEAD_DONE;
-    if (__atomic_load_n(&o->head, __ATOMIC_SEQ_CST) > phase)
+    if (head > phase)
         return STEAD_BARRIER_BROKEN; /* it was reset */
     return broken == BY_DEATH ? STEAD_OWNER_DIED : broken ? STEAD_BARRIER_BROKEN : STEAD_TIMEOUT;
 }
