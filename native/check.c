@@ -35,6 +35,17 @@ static void count(stead_class_statistics *s, uint64_t blocks, uint64_t capacity,
     s->bytes += bytes;
 }
 
+void arena_count_runs(const stead_arena *a, stead_statistics *out)
+{
+    /* What is not committed yet continues the run at the end. */
+    uint64_t longest = runs_longest(a), last = (uint64_t)runs_last_free(a) + a->max_units - a->state->units;
+    out->largest_run = (longest > last ? longest : last) * STEAD_UNIT;
+    out->committed = (uint64_t)a->state->units * STEAD_UNIT;
+    out->runs = a->state->runs;
+    out->high_water = a->state->peak_units * STEAD_UNIT;
+    out->dirty = a->state->dirty_units * STEAD_UNIT;
+}
+
 void stead_arena_statistics(stead_arena *a, stead_statistics *out)
 {
     *out = (stead_statistics){.size = (uint64_t)a->max_units * STEAD_UNIT};
@@ -56,13 +67,7 @@ void stead_arena_statistics(stead_arena *a, stead_statistics *out)
     }
     out->blocks += out->large.blocks;
     out->used += out->large.bytes;
-    /* What is not committed yet continues the run at the end. */
-    uint64_t longest = runs_longest(a), last = (uint64_t)runs_last_free(a) + a->max_units - a->state->units;
-    out->largest_run = (longest > last ? longest : last) * STEAD_UNIT;
-    out->committed = (uint64_t)a->state->units * STEAD_UNIT;
-    out->runs = a->state->runs;
-    out->high_water = a->state->peak_units * STEAD_UNIT;
-    out->dirty = a->state->dirty_units * STEAD_UNIT;
+    arena_count_runs(a, out);
     arena_unlock_all(a);
 }
 

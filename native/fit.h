@@ -304,6 +304,8 @@ const char *heap_check_run(const stead_arena *a, uint32_t head, uint64_t e); /* 
 
 /* ---- check.c ---- */
 
+/* Between runs_enter and runs_leave: what the runs alone tell. */
+void arena_count_runs(const stead_arena *a, stead_statistics *out);
 const char *check_links(const stead_arena *a, uint32_t head, uint64_t e); /* of a span of this process */
 
 /* ---- fork.c ---- */

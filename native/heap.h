@@ -94,8 +94,6 @@ int stead_heap_before_fork(stead_heap *heap);       /* DONE; or FULL, and the ch
 void stead_heap_after_fork_in_parent(stead_heap *heap);
 int stead_heap_after_fork_in_child(stead_heap *heap); /* DONE, or DISOWNED: it is attached to nothing */
 
-int64_t stead_now(void); /* CLOCK_MONOTONIC, ns */
-
 /* ---- objects that live in the heap: bound to a block that this process holds, and ended when nobody holds it ---- */
 
 enum { STEAD_LOCK = 1, STEAD_CONDITION, STEAD_SEMAPHORE, STEAD_BARRIER, STEAD_CHANNEL };

@@ -267,11 +267,6 @@ void stead_heap_statistics(stead_heap *h, stead_statistics *out)
     heap_enter(h);
     walk(h, count, out);
     count_capacity(a, out);
-    uint64_t longest = runs_longest(a), last = (uint64_t)runs_last_free(a) + a->max_units - a->state->units;
-    out->largest_run = (longest > last ? longest : last) * STEAD_UNIT;
-    out->committed = (uint64_t)a->state->units * STEAD_UNIT;
-    out->runs = a->state->runs;
-    out->high_water = a->state->peak_units * STEAD_UNIT;
-    out->dirty = a->state->dirty_units * STEAD_UNIT;
+    arena_count_runs(a, out);
     heap_leave(h);
 }

@@ -1,15 +1,6 @@
 /* inside.c - references from inside the heap: several words that change at once, and blocks on their way. */
 #include "shared.h"
 
-#include <time.h>
-
-int64_t stead_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
-}
-
 /* ---- redo: absolute values, written down before any of them is put where it belongs, so that doing it again does no
  * harm. Other bits of the same words may change meanwhile. ---- */
 

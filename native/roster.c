@@ -84,7 +84,7 @@ int robust_orphaned(const stead_roster *roster, const uint32_t *word)
     return (seen & ~ROBUST_WAITERS) && dead(roster, seen);
 }
 
-static int64_t now(void)
+int64_t stead_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -93,7 +93,7 @@ static int64_t now(void)
 
 static int acquire_slowly(stead_roster *roster, uint32_t mine, uint32_t *word, int64_t patience)
 {
-    int64_t deadline = patience < 0 ? INT64_MAX : now() + patience;
+    int64_t deadline = patience < 0 ? INT64_MAX : stead_now() + patience;
     for (int spins = 0;;) {
         uint32_t seen = 0;
         /* With waiters: others may still sleep, and nobody would wake them. */
@@ -109,7 +109,7 @@ static int acquire_slowly(stead_roster *roster, uint32_t mine, uint32_t *word, i
             !__atomic_compare_exchange_n(word, &seen, seen | ROBUST_WAITERS, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
             continue;
         seen |= ROBUST_WAITERS;
-        int64_t left = deadline - now();
+        int64_t left = deadline - stead_now();
         struct timespec slice = {0, left < ROBUST_SLICE ? (long)left : ROBUST_SLICE};
         /* Not only after a timeout: where signals come more often, there is none. */
         if ((left <= 0 || (syscall(SYS_futex, word, FUTEX_WAIT, seen, &slice, NULL, 0) && errno != EAGAIN)) &&

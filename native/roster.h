@@ -27,6 +27,8 @@ void roster_leave(stead_roster *roster, unsigned place, uint64_t identity);
 
 /* ---- locks: waiters 31 · the place's generation 10-30 · place 0-9 ---- */
 
+int64_t stead_now(void); /* CLOCK_MONOTONIC, ns */
+
 enum {
     ROBUST_DONE = 0,
     ROBUST_OWNER_DIED = 1, /* taken; what it guards may be half done */
