@@ -2,8 +2,6 @@
  *
  * Whoever waits does so without the GIL and in slices, and looks in between whether a signal has come (Ctrl-C).
  */
-#include <errno.h>
-
 #include "heap_type.h"
 
 #define SLICE INT64_C(50000000) /* ns */
@@ -243,50 +241,6 @@ PyObject *heap_barrier_state(PyObject *object, PyObject *const *args, Py_ssize_t
 }
 
 /* ---- channels ---- */
-
-/* Most that a message may have, so that it can be taken out on the stack. */
-#define MOST 4096
-
-PyObject *heap_channel_send(PyObject *object, PyObject *const *args, Py_ssize_t n)
-{
-    stead_heap *heap = heap_core(object);
-    int64_t first[2], last[3];
-    char *bytes;
-    Py_ssize_t length;
-    int got;
-    if (!heap || expect("_channel_send", n, 6) || numbers("_channel_send", args, 2, 2, first) ||
-        PyBytes_AsStringAndSize(args[2], &bytes, &length) || numbers("_channel_send", args + 3, 3, 3, last))
-        return NULL;
-    if (length > MOST)
-        return code(STEAD_TOO_LONG);
-    stead_message m = {.address = (uint64_t)last[0], .length = (uint32_t)length, .kind = (uint8_t)first[1]};
-    uint32_t index = (uint32_t)first[0];
-    int64_t deadline = deadline_after(last[1]), spin = last[2];
-    WAIT_FOR(object, got, deadline, stead_channel_send(heap, index, &m, bytes, slice, spin))
-    return code(got);
-}
-
-PyObject *heap_channel_receive(PyObject *object, PyObject *const *args, Py_ssize_t n)
-{
-    ARGUMENTS(_channel_receive, 3)
-    char bytes[MOST];
-    uint32_t length, cells, most;
-    int closed, got;
-    stead_message m;
-    if ((got = stead_channel_state(heap, index, &length, &cells, &most, &closed)) || most > MOST)
-        return code(got ? got : STEAD_TOO_LONG);
-    int64_t deadline = deadline_after(a[1]), spin = a[2];
-    WAIT_FOR(object, got, deadline, stead_channel_receive(heap, index, &m, bytes, slice, spin))
-    if (got)
-        return code(got);
-    PyObject *data = PyBytes_FromStringAndSize(bytes, m.length), *result = NULL;
-    if (data)
-        result = Py_BuildValue("BNKKI", m.kind, data, (unsigned long long)m.address, (unsigned long long)m.usable,
-                               (unsigned)m.generation);
-    if (!result && m.address)
-        (void)stead_heap_release(heap, m.address);
-    return result;
-}
 
 PyObject *heap_channel_state(PyObject *object, PyObject *const *args, Py_ssize_t n)
 {

@@ -50,8 +50,6 @@ PyObject *statistics_tuple(const stead_statistics *s);
     X(barrier_abort, "(barrier): a code")                                                                          \
     X(barrier_reset, "(barrier): a code")                                                                          \
     X(barrier_state, "(barrier): (parties, waiting, broken), or a code")                                           \
-    X(channel_send, "(channel, kind, data, address, timeout, spin): a code")                                       \
-    X(channel_receive, "(channel, timeout, spin): (kind, data, address, usable, generation), or a code")           \
     X(channel_close, "(channel): a code")                                                                          \
     X(channel_state, "(channel): (length, cells, bytes, closed), or a code")
 
