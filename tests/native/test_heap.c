@@ -265,6 +265,15 @@ static void hold_and_let_go(unsigned number)
     }
 }
 
+static int has_place(stead_heap *h, pid_t pid)
+{
+    for (unsigned place = 1; place <= STEAD_PLACES; place++)
+        if ((__atomic_load_n(&h->shared->roster.identity[place], __ATOMIC_SEQ_CST) & 0xffffff) == (uint64_t)pid)
+            return 1;
+    return 0;
+}
+
+/* Who is killed may not have joined yet, and another one of the crowd may have cleared up after it already. */
 static void test_crowd(void)
 {
     enum { CROWD = 7, KILLS = 40 };
@@ -281,14 +290,16 @@ static void test_crowd(void)
         pid_t *victim = &crowd[next_random() % CROWD];
         kill_unburied(*victim);
         look(h);
-        if (n % 2)
-            MUST(stead_heap_reap(h) >= 1);
+        if (n % 2) {
+            stead_heap_reap(h);
+            MUST(!has_place(h, *victim));
+        }
         bury(*victim);
         *victim = start(hold_and_let_go, (unsigned)next_random());
     }
     for (unsigned i = 0; i < CROWD; i++)
         kill_unburied(crowd[i]);
-    MUST(stead_heap_reap(h));
+    stead_heap_reap(h);
     look(h);
     for (unsigned n = 0; n < 16; n++)
         MUST(holders(h, page->address[n]) == 1 && stead_heap_release(h, page->address[n]) == STEAD_DONE);
