@@ -111,7 +111,7 @@ def reserve(
     else:
         wanted = _seeded(wanted, seed)
     if together is not None:
-        agreed = drive(agree(space, wanted, os.urandom(16)), together)
+        agreed = drive(agree(space, wanted, os.urandom(16), together.me), together)
         return _named(Reservation(space, agreed.where, agreed.outer, name, (agreed.token, 0)))
     where, outer = _search(space, wanted, draw)
     return _named(Reservation(space, where, outer, name))

@@ -34,14 +34,6 @@ class Footprint:
         """The same, with ``where`` occupied too."""
         return Footprint(self.occupied | RangeSet([where]), self.granularity)
 
-    def coarsened(self, most: int) -> Footprint:
-        """The same in at most ``most`` ranges: the smallest gaps count as occupied: no free place is made up."""
-        if len(self.occupied) <= most:
-            return self
-        taken = list(self.occupied)
-        inner = sorted(self.occupied.gaps(Range(taken[0].start, taken[-1].stop)), key=lambda gap: gap.size)
-        return Footprint(self.occupied | RangeSet(inner[: len(inner) - most + 1]), self.granularity)
-
 
 class Slots(NamedTuple):
     """Ranges that fit: ``size`` bytes, in ``runs`` of a first start and a count, ``step`` bytes apart."""

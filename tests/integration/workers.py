@@ -100,11 +100,12 @@ def leave_in_the_middle(connection: Connection, size: int) -> None:
 
     class DiesAtTheVote:
         rounds = 0
+        me = member.me
 
-        def allgather(self, message: object) -> object:
+        def allreduce(self, message: object) -> object:
             self.rounds += 1
             if self.rounds == 2:
                 os.kill(os.getpid(), 9)
-            return member.allgather(message)  # type: ignore[arg-type]
+            return member.allreduce(message)  # type: ignore[arg-type]
 
     stead.reserve(size, together=DiesAtTheVote())  # type: ignore[arg-type]

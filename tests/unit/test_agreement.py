@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stead.agreement import Agreed, Message, Proposal, Vote, agree, drive
-from stead.errors import AddressSpaceError, Contended, NoGap, PeerFailed, PeersDisagree, RollbackFailed
+from stead.agreement import agree, drive
+from stead.errors import (
+    AddressSpaceError,
+    Contended,
+    LimitReached,
+    NoGap,
+    Occupied,
+    PeerFailed,
+    PeersDisagree,
+    RollbackFailed,
+)
 from stead.kernel import Manner
+from stead.messages import Agreed, Message, Proposal, Request, Settled, Vote, merge
 from stead.placement import Placement
 from stead.ranges import NOTHING, Range, RangeSet
 from stead.space.simulated import SimulatedSpace
@@ -29,7 +40,7 @@ manners = st.sampled_from(list(Manner))
 @dataclass
 class Participant:
     space: SimulatedSpace
-    conversation: Generator[Message, Sequence[Message], Agreed]
+    conversation: Generator[Message, Message, Agreed]
     outcome: Agreed | Exception | None = None
 
     @property
@@ -45,7 +56,7 @@ def gather(
     spaces: Iterable[SimulatedSpace], wanted: Sequence[Placement] = (placement(),), attempts: int = 32
 ) -> list[Participant]:
     return [
-        Participant(space, agree(space, wanted, bytes([7 * number % 251]) * 16, attempts))
+        Participant(space, agree(space, wanted, bytes([7 * number % 251]) * 16, f"peer {number}", attempts))
         for number, space in enumerate(spaces)
     ]
 
@@ -56,6 +67,7 @@ def meet(everyone: list[Participant], fails: tuple[int, int] | None = None) -> N
     messages = [next(each.conversation) for each in everyone]
     exchanges = 0
     while True:
+        merged = reduce(merge, messages)
         broken = fails is not None and exchanges == fails[0]
         news: list[Message | None] = []
         for number, each in enumerate(everyone):
@@ -66,7 +78,7 @@ def meet(everyone: list[Participant], fails: tuple[int, int] | None = None) -> N
                     who = "its connection" if number == fails[1] else f"participant {fails[1]}"
                     each.conversation.throw(PeerFailed(who, "is gone"))
                 else:
-                    news[-1] = each.conversation.send(messages)
+                    news[-1] = each.conversation.send(merged)
             except StopIteration as end:
                 each.outcome = end.value
             except AddressSpaceError as error:
@@ -179,7 +191,8 @@ def test_a_conversation_that_is_dropped_gives_back_what_it_took(
     messages = [next(each.conversation) for each in everyone]
     for _ in range(exchanges):
         try:
-            messages = [each.conversation.send(messages) for each in everyone]
+            merged = reduce(merge, messages)
+            messages = [each.conversation.send(merged) for each in everyone]
         except (StopIteration, AddressSpaceError):
             return  # it ended before it was dropped
     for each in everyone:
@@ -200,22 +213,14 @@ def test_the_smallest_token_is_what_all_agree_by() -> None:
     assert all_or_none(everyone) is not None
 
 
-def test_undisturbed_it_takes_two_exchanges_and_no_look() -> None:
-    looks = []
-
-    class Looking(SimulatedSpace):
-        def footprint(self, within: Range) -> object:  # type: ignore[override]
-            looks.append(within)
-            return super().footprint(within)
-
-    everyone = gather(Looking() for _ in range(3))
-    messages = [next(each.conversation) for each in everyone]
-    votes = [each.conversation.send(messages) for each in everyone]
-    assert votes == [Vote(True)] * 3
+def test_undisturbed_it_takes_two_exchanges() -> None:
+    everyone = gather(SimulatedSpace() for _ in range(3))
+    proposals = [next(each.conversation) for each in everyone]
+    votes = [each.conversation.send(reduce(merge, proposals)) for each in everyone]
+    assert all(isinstance(vote, Vote) and vote.claimed for vote in votes)
     for each in everyone:
         with pytest.raises(StopIteration):
-            each.conversation.send(votes)
-    assert looks == []
+            each.conversation.send(reduce(merge, votes))
 
 
 def test_guards_are_claimed_with_the_range() -> None:
@@ -305,8 +310,9 @@ def test_a_peer_that_votes_while_others_propose_is_a_disagreement() -> None:
     space = SimulatedSpace()
     conversation = agree(space, [placement()], bytes(16))
     mine = next(conversation)
+    vote = Vote(Agreed(WINDOW, WINDOW, bytes(16)))
     with pytest.raises(PeersDisagree, match="vote"):
-        conversation.send([mine, Vote(True)])
+        conversation.send(merge(mine, vote))
     assert space.kernel.ours == NOTHING
 
 
@@ -337,9 +343,8 @@ def test_a_range_that_is_lost_each_time_is_given_up_after_a_bounded_number(attem
         def reserve_at(self, where: Range, keep: list[Range] | None = None) -> None:
             nonlocal claims
             claims += 1
-            raise stolen
+            raise Occupied(where)
 
-    stolen = AddressSpaceError("stolen")
     everyone = gather([SimulatedSpace(), Refusing()], attempts=attempts)
     meet(everyone)
     assert all_or_none(everyone) is None
@@ -355,10 +360,87 @@ def test_a_range_that_was_lost_is_not_drawn_again_and_again() -> None:
     class Refusing(SimulatedSpace):
         def reserve_at(self, where: Range, keep: list[Range] | None = None) -> None:
             drawn.append(where)
-            raise AddressSpaceError("stolen")
+            raise Occupied(where)
 
     meet(gather([SimulatedSpace(), Refusing()]))
     assert len(set(drawn)) > 8  # of 15 places, in 32 draws
+
+
+def test_a_kernel_that_can_claim_nothing_says_why_and_the_others_hear_of_it() -> None:
+    limited = SimulatedSpace(max_address_space=4 * PAGE)
+    everyone = gather([SimulatedSpace(), limited, SimulatedSpace()], [placement(8 * PAGE)])
+    meet(everyone)
+    assert all_or_none(everyone) is None
+    assert isinstance(everyone[1].outcome, LimitReached)
+    for each in (everyone[0], everyone[2]):
+        assert isinstance(each.outcome, PeerFailed)
+        assert each.outcome.peer == "peer 1"
+        assert "RLIMIT_AS" in each.outcome.reason
+
+
+def test_who_has_what_in_the_way_is_told_where_it_would_fit_for_most() -> None:
+    spaces = [SimulatedSpace() for _ in range(3)]
+    spaces.append(SimulatedSpace(occupied=[WINDOW]))
+    everyone = gather(spaces)
+    meet(everyone)
+    assert all_or_none(everyone) is None
+    for each in everyone:
+        text = str(each.outcome)
+        assert "peer 3" in text
+        assert "a simulated mapping" in text
+        assert not any(f"peer {other}" in text for other in range(3))
+
+
+def test_one_slot_that_is_free_for_all_is_found_among_a_million_that_one_of_them_has() -> None:
+    window = Range(BASE, BASE + (1 << 20) * PAGE)
+    hole = BASE + 777_777 * PAGE
+    around = [Range(BASE, hole), Range(hole + PAGE, window.stop)]
+    # Every other page, so that no coarse cell is free of either, but none is full.
+    combs = [[Range.sized(BASE + n * PAGE, PAGE) for n in range(odd, 40_000, 2)] for odd in (0, 1)]
+    spaces = [SimulatedSpace(occupied=each) for each in (around[:1], around[1:], combs[0][:500], combs[1][:500])]
+    everyone = gather(spaces, [placement(PAGE, window)])
+    meet(everyone)
+    assert all_or_none(everyone) == Range.sized(hole, PAGE)
+
+
+# ---- late ------------------------------------------------------------------------------------------
+
+
+def settled(agreed: Agreed, size: int = 2 * PAGE) -> Settled:
+    return Settled(agreed, Request.of(placement(size), PAGE))
+
+
+def test_who_comes_late_claims_what_the_others_hold() -> None:
+    agreed = Agreed(Range.sized(BASE, 2 * PAGE), Range.sized(BASE, 2 * PAGE), b"t" * 16)
+    [late] = gather([SimulatedSpace()])
+    next(late.conversation)
+    vote = late.conversation.send(settled(agreed))
+    assert vote == Vote(agreed)
+    with pytest.raises(StopIteration) as ended:
+        late.conversation.send(vote)
+    assert ended.value.value == agreed
+    assert late.held == RangeSet([agreed.outer])
+
+
+def test_who_comes_late_and_has_something_there_is_told_what() -> None:
+    agreed = Agreed(Range.sized(BASE, 2 * PAGE), Range.sized(BASE, 2 * PAGE), b"t" * 16)
+    [late] = gather([SimulatedSpace(occupied=[Range.sized(BASE + PAGE, PAGE)])])
+    next(late.conversation)
+    vote = late.conversation.send(settled(agreed))
+    assert isinstance(vote, Vote)
+    assert not vote.claimed
+    with pytest.raises(Occupied, match="simulated mapping"):
+        late.conversation.send(vote)
+    assert late.held == NOTHING
+
+
+def test_who_comes_late_and_wants_something_else_is_told_both() -> None:
+    agreed = Agreed(Range.sized(BASE, 4 * PAGE), Range.sized(BASE, 4 * PAGE), b"t" * 16)
+    [late] = gather([SimulatedSpace()])
+    next(late.conversation)
+    with pytest.raises(PeersDisagree, match=r"size 16384.*size 8192"):
+        late.conversation.send(settled(agreed, 4 * PAGE))
+    assert late.held == NOTHING
 
 
 def test_what_cannot_be_given_back_is_told_by_the_one_who_holds_it() -> None:
@@ -368,8 +450,12 @@ def test_what_cannot_be_given_back_is_told_by_the_one_who_holds_it() -> None:
     # Its claim succeeds, the other's does not, and the kernel refuses to take it back.
     step = lucky.kernel.steps + 1
     failing = SimulatedSpace(failures={step: errno.ENOMEM})
-    occupied = SimulatedSpace(occupied=[WINDOW])
-    everyone = gather([failing, occupied])
+
+    class Refusing(SimulatedSpace):
+        def reserve_at(self, where: Range, keep: list[Range] | None = None) -> None:
+            raise Occupied(where)
+
+    everyone = gather([failing, Refusing()])
     meet(everyone)
     outcome = everyone[0].outcome
     assert isinstance(outcome, RollbackFailed)
@@ -384,19 +470,23 @@ def test_what_cannot_be_given_back_is_told_by_the_one_who_holds_it() -> None:
 class Alone:
     """An exchange with nobody else."""
 
-    def allgather(self, message: Message) -> list[Message]:
-        return [message]
+    me = "alone"
+
+    def allreduce(self, message: Message) -> Message:
+        return message
 
 
 class Breaking:
     """An exchange that fails at a vote, or with any other exception."""
 
+    me = "alone"
+
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def allgather(self, message: Message) -> list[Message]:
+    def allreduce(self, message: Message) -> Message:
         if isinstance(message, Proposal):
-            return [message]
+            return message
         raise self.error
 
 

@@ -328,19 +328,3 @@ def test_under_thread_sanitizer_there_is_one_window_since_others_abort() -> None
 @pytest.mark.parametrize("sanitizer", ["address", "memory", None])
 def test_other_sanitizers_leave_the_windows_as_they_are(sanitizer: str | None) -> None:
     assert quiet_windows(usable(47), PAGE, sanitizer) == quiet_windows(usable(47), PAGE)
-
-
-@given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 20)), max_size=60), st.integers(1, 20))
-def test_a_coarsened_footprint_is_bounded_and_keeps_the_largest_gaps(
-    parts: list[tuple[int, int]], most: int
-) -> None:
-    seen = Footprint(RangeSet((start, start + size) for start, size in parts), 1)
-    coarse = seen.coarsened(most)
-    assert len(coarse.occupied) <= most
-    assert coarse.occupied | seen.occupied == coarse.occupied, "a free place was made up"
-    if seen.occupied:
-        span = Range(min(seen.occupied).start, max(seen.occupied).stop)
-        left = sorted(gap.size for gap in coarse.occupied.gaps(span))
-        before = sorted(gap.size for gap in seen.occupied.gaps(span))
-        assert left == before[len(before) - len(left) :]
-        assert len(left) == min(len(before), most - 1)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+from random import Random
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stead.agreement import Message, Proposal, Vote
+from stead.grid import CELLS
+from stead.messages import Agreed, Blame, Candidate, Discord, Look, Message, Proposal, Request, Said, Settled, Vote
 from stead.peers import wire
-from stead.placement import Footprint, Placement, Preference
-from stead.ranges import Range, RangeSet
+from stead.placement import Placement, Preference
+from stead.ranges import Range
 
 edges = st.integers(0, 1 << 57)
 some_ranges = st.tuples(edges, edges).map(lambda pair: Range(min(pair), max(pair) + 1))
@@ -25,17 +27,27 @@ placements = st.builds(
     guard=st.integers(0, 1 << 40),
     prefer=st.sampled_from(get_args(Preference)),
 )
-footprints = st.builds(
-    Footprint, st.lists(some_ranges, max_size=6).map(RangeSet), st.sampled_from([4096, 16384, 65536])
-)
+tokens = st.binary(min_size=16, max_size=16)
+bitmaps = st.integers(0, (1 << 200) - 1) | st.integers(0, (1 << CELLS) - 1)
+requests = st.builds(Request, edges, edges, edges, st.sampled_from(get_args(Preference)))
+said = st.lists(st.builds(Said, st.text(), st.text()), max_size=4).map(tuple)
+agreements = st.builds(Agreed, some_ranges, some_ranges, tokens)
+looks = st.builds(Look, tokens, bitmaps, bitmaps, st.lists(edges, max_size=16).map(tuple), st.booleans())
 proposals = st.builds(
     Proposal,
-    st.binary(min_size=16, max_size=16),
+    tokens,
     st.lists(placements, min_size=1, max_size=3).map(tuple),
-    footprints,
+    st.sampled_from([4096, 16384, 65536]),
+    st.lists(st.tuples(requests, st.text()), max_size=4).map(tuple),
+    st.none() | looks,
+    st.integers(1, 1 << 20),
 )
-votes = st.builds(Vote, st.booleans(), st.text())
-messages = st.one_of(proposals, votes)
+votes = st.builds(Vote, agreements, said, said, st.booleans())
+candidates = st.builds(Candidate, some_ranges, st.integers(0, 1 << 20), said)
+blames = st.builds(Blame, st.lists(candidates, max_size=16).map(tuple), bitmaps)
+messages = st.one_of(
+    proposals, votes, blames, st.builds(Settled, agreements, requests), st.builds(Discord, st.text())
+)
 
 plain_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -44,7 +56,28 @@ plain_json = st.recursive(
 )
 # The same with the names that the messages use, so that the checks behind them are reached too.
 near_messages = st.dictionaries(
-    st.sampled_from(["claimed", "reason", "token", "wanted", "seen", "all", "failed"]), plain_json, max_size=5
+    st.sampled_from(
+        [
+            "vote",
+            "lost",
+            "refused",
+            "alike",
+            "token",
+            "wanted",
+            "look",
+            "granularity",
+            "requests",
+            "peers",
+            "blame",
+            "occupied",
+            "settled",
+            "request",
+            "discord",
+            "failed",
+        ]
+    ),
+    plain_json,
+    max_size=5,
 )
 
 
@@ -53,24 +86,28 @@ def test_a_message_comes_back_as_it_went(message: Message) -> None:
     assert wire.decode(wire.encode(message)) == message
 
 
-@given(st.lists(messages, min_size=1, max_size=5))
-def test_everyones_messages_come_back_in_their_order(all_of_them: list[Message]) -> None:
-    assert wire.decode_all(wire.encode_all(all_of_them)) == all_of_them
-
-
 @given(st.text(), st.text())
 def test_a_failure_comes_back_as_who_and_how(peer: str, reason: str) -> None:
-    assert wire.decode_all(wire.encode_failure(peer, reason)) == (peer, reason)
+    assert wire.decode_answer(wire.encode_failure(peer, reason)) == (peer, reason)
 
 
-def test_a_footprint_of_the_most_mappings_that_a_process_may_have_fits_in() -> None:
-    crowded = RangeSet(Range.sized(0x7FFF_0000_0000 + n * 8192, 4096) for n in range(65_530))
-    whole = Proposal(bytes(16), (Placement(4096, Range(0, 1 << 47)),), Footprint(crowded, 4096))
-    assert len(wire.encode(whole)) <= wire.MAX_BYTES
+def test_the_longest_message_fits_in() -> None:
+    random = int.from_bytes(Random(1).randbytes(CELLS // 8), "big")
+    said = tuple(Said.by("a rank with a long name " * 9, "x" * 10_000 + str(n)) for n in range(4))
+    agreed = Agreed(Range(0, 1 << 57), Range(0, 1 << 57), bytes(16))
+    wanted = (Placement(4096, Range(0, 1 << 57)),) * 8
+    nominees = tuple((1 << 45) + n for n in range(16))
+    requests = tuple((Request(1 << 57, 1 << 40, n, "scattered"), said[0].peer) for n in range(4))
+    for longest in (
+        Proposal(bytes(16), wanted, 65536, requests, Look(bytes(16), random, random ^ 5, nominees), 1 << 20),
+        Vote(agreed, said, said),
+        Blame((Candidate(Range(0, 1 << 57), 1 << 20, said),) * 16, random),
+    ):
+        assert len(wire.encode(longest)) <= wire.MAX_BYTES
 
 
 def survives(data: bytes) -> None:
-    for decode in (wire.decode, wire.decode_all):
+    for decode in (wire.decode, wire.decode_answer):
         with contextlib.suppress(ValueError):
             decode(data)
 
@@ -99,10 +136,14 @@ def test_a_damaged_message_is_refused_or_still_one_that_can_be_sent_on(
     assert wire.decode(wire.encode(read)) == read
 
 
+LOOK = ["00" * 16, wire._packed(5), wire._packed(1), [3], False]
 GOOD = {
     "token": "00" * 16,
     "wanted": [[4096, 0, 1 << 40, 4096, 0, "low"]],
-    "seen": [4096, 4096, 8192],
+    "granularity": 4096,
+    "requests": [[4096, 1, 0, "low", "a peer"]],
+    "look": LOOK,
+    "peers": 1,
 }
 
 
@@ -115,6 +156,7 @@ def test_the_message_that_the_next_test_spoils_is_good() -> None:
     [
         {"token": 5},
         {"token": "xyz"},
+        {"token": "00"},
         {"wanted": []},
         {"wanted": [[4096.5, 0, 1 << 40, 4096, 0, "low"]]},
         {"wanted": [[float("inf"), 0, 1 << 40, 4096, 0, "low"]]},
@@ -124,16 +166,24 @@ def test_the_message_that_the_next_test_spoils_is_good() -> None:
         {"wanted": [[4096, 0, 1 << 40, 4096, 0, "left"]]},
         {"wanted": [[True, 0, 1 << 40, 4096, 0, "low"]]},
         {"wanted": [[4096, 0, 1 << 40, 4096, 0]]},
-        {"seen": []},
-        {"seen": [0]},
-        {"seen": [-4096]},
-        {"seen": [4096.0]},
-        {"seen": ["4096"]},
-        {"seen": [3000]},  # no power of two
-        {"seen": [4096, 4096]},
-        {"seen": [4096, 8192, 4096]},
-        {"seen": [4096, "a", "b"]},
-        {"seen": [4096, 0.5, 1.5]},
+        {"granularity": 0},
+        {"granularity": -4096},
+        {"granularity": 4096.0},
+        {"granularity": "4096"},
+        {"granularity": 3000},  # no power of two
+        {"requests": [[4096, 1, 0, "low"]]},
+        {"requests": [[4096, 1, 0, "low", "a"]] * 5},
+        {"requests": [[4096, 1, 0, 7, "a"]]},
+        {"peers": "many"},
+        {"look": []},
+        {"look": ["00" * 16, 5, LOOK[2], [], False]},
+        {"look": ["00" * 16, "!!!", LOOK[2], [], False]},
+        {"look": ["00" * 16, "AAAA", LOOK[2], [], False]},
+        {"look": ["00" * 16, wire._packed(1 << 65536), LOOK[2], [], False]},
+        {"look": ["00" * 16, wire._packed(1 << 99_999_999), LOOK[2], [], False]},
+        {"look": [*LOOK[:3], [0.5], False]},
+        {"look": [*LOOK[:3], list(range(17)), False]},
+        {"look": [*LOOK[:4], 0]},
     ],
 )
 def test_a_proposal_with_a_wrong_field_never_reaches_the_agreement(spoiled: dict[str, object]) -> None:
@@ -141,16 +191,8 @@ def test_a_proposal_with_a_wrong_field_never_reaches_the_agreement(spoiled: dict
         wire.decode(json.dumps(GOOD | spoiled).encode())
 
 
-@pytest.mark.parametrize("claimed", ["no", "false", 1, 0, None, []])
-def test_only_true_and_false_are_votes(claimed: object) -> None:
-    with pytest.raises(ValueError, match="agreement"):
-        wire.decode(json.dumps({"claimed": claimed, "reason": ""}).encode())
-
-
-def test_messages_of_nobody_are_refused() -> None:
-    with pytest.raises(ValueError, match="agreement"):
-        wire.decode_all(b'{"all": []}')
-
-
-def test_deep_nesting_is_refused() -> None:
-    survives(b"[" * 200_000)
+@pytest.mark.parametrize("alike", ["no", "false", 1, 0, None, []])
+def test_only_true_and_false_are_votes(alike: object) -> None:
+    vote = {"vote": [0, 4096, 0, 4096, "00"], "lost": [], "refused": [], "alike": alike}
+    with pytest.raises(ValueError, match="true or false"):
+        wire.decode(json.dumps(vote).encode())

@@ -1,11 +1,14 @@
-"""How participants of an agreement exchange: over the pipes between a parent and its workers.
+"""How participants of an agreement exchange: over pipes to workers, or the ranks of an MPI communicator.
 
 # in the parent, with one multiprocessing connection to each worker
 range_for_all = stead.reserve("1 GiB", together=stead.peers.Coordinator(connections))
 # in each worker, with its connection to the parent
 same_range = stead.reserve("1 GiB", together=stead.peers.Member(connection))
+# in each rank of an MPI job
+same_range = stead.reserve("1 GiB", together=stead.peers.Mpi(MPI.COMM_WORLD))
 """
 
+from stead.peers.mpi import Mpi
 from stead.peers.pipes import Coordinator, Member
 
-__all__ = ["Coordinator", "Member"]
+__all__ = ["Coordinator", "Member", "Mpi"]

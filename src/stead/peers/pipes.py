@@ -1,22 +1,24 @@
 """Exchange over multiprocessing connections: a parent in the middle, its workers around it.
 
-The parent gathers and sends everyone's messages to all. A worker that dies, or is later than the deadline,
-is PeerFailed for everyone, and all give back what they hold.
+The parent gathers everyone's messages, and sends what they say together to all. A worker that dies, or is later
+than the deadline, is PeerFailed for everyone, and all give back what they hold.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
 from stead.errors import PeerFailed
+from stead.messages import merge
 from stead.peers import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from multiprocessing.connection import Connection
 
-    from stead.agreement import Message
+    from stead.messages import Message
 
 
 class Coordinator:
@@ -24,17 +26,21 @@ class Coordinator:
 
     def __init__(self, connections: Iterable[Connection[bytes, bytes]], timeout: float = 30.0) -> None:
         self._connections = list(connections)
-        self._timeout = _positive(timeout)
+        self._timeout = positive_timeout(timeout)
 
-    def allgather(self, message: Message) -> list[Message]:
+    @property
+    def me(self) -> str:
+        return f"the parent (process {os.getpid()})"
+
+    def allreduce(self, message: Message) -> Message:
         deadline = time.monotonic() + self._timeout
-        messages, failed = [message], None
+        failed = None
         try:
             for number, connection in enumerate(self._connections, start=1):
                 # Also after a failure: whoever is alive has sent one message, and the user, who goes on
                 # with the same pipe, must not find it there.
                 try:
-                    messages.append(_gathered(connection, deadline, f"worker {number}"))
+                    message = merge(message, _gathered(connection, deadline, f"worker {number}"))
                 except PeerFailed as error:
                     failed = failed or error
         except BaseException as error:
@@ -43,8 +49,8 @@ class Coordinator:
         if failed:
             self._send_all(wire.encode_failure(failed.peer, failed.reason))
             raise failed
-        self._send_all(wire.encode_all(messages))
-        return messages
+        self._send_all(wire.encode(message))
+        return message
 
     def _send_all(self, data: bytes) -> None:
         for connection in self._connections:
@@ -69,16 +75,20 @@ class Member:
 
     def __init__(self, connection: Connection[bytes, bytes], timeout: float = 60.0) -> None:
         self._connection = connection
-        self._timeout = _positive(timeout)
+        self._timeout = positive_timeout(timeout)
 
-    def allgather(self, message: Message) -> list[Message]:
+    @property
+    def me(self) -> str:
+        return f"a worker (process {os.getpid()})"
+
+    def allreduce(self, message: Message) -> Message:
         deadline = time.monotonic() + self._timeout
         try:
             self._connection.send_bytes(wire.encode(message))
         except OSError as error:
             raise PeerFailed("the parent", f"is gone: {error}") from None
         try:
-            answer = wire.decode_all(_receive(self._connection, deadline, "the parent"))
+            answer = wire.decode_answer(_receive(self._connection, deadline, "the parent"))
         except ValueError as error:
             raise PeerFailed("the parent", str(error)) from None
         if isinstance(answer, tuple):
@@ -95,7 +105,7 @@ def _receive(connection: Connection[bytes, bytes], deadline: float, peer: str) -
         raise PeerFailed(peer, f"is gone: {str(error) or 'end of file'}") from None
 
 
-def _positive(timeout: float) -> float:
+def positive_timeout(timeout: float) -> float:
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout!r}, must be more than 0 seconds")
     return timeout
