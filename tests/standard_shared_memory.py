@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.managers
+import signal
 import sys
 import unittest
 from typing import Any
@@ -30,6 +31,8 @@ def main(method: str) -> int:
     import test._test_multiprocessing as theirs  # type: ignore[import-not-found]
 
     theirs.shared_memory = ours
+    # One of them interrupts itself; a background job of a shell ignores that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     multiprocessing.set_start_method(method, force=True)
     case = type("Case", (theirs.ProcessesMixin, theirs._TestSharedMemory, unittest.TestCase), {})
     names = [name for name in unittest.defaultTestLoader.getTestCaseNames(case) if name not in NOT_OURS]
