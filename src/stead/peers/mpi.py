@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 # misses the teller.
 _LEVEL = 0.25
 _TAGS = 1 << 14  # every MPI has so many (MPI-4.1, 9.1.2: at least 32767)
-_EAGER = 5000  # looks at what has come, some ms, before the processor is left to others for longer
-_NAP = 50e-6
+_EAGER = 100  # looks at what has come, some 100 us, before the processor is left to others for longer
+_NAP = 20e-6
 
 
 class Mpi:
