@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING
+from operator import or_
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from stead.errors import (
 )
 from stead.kernel import Manner
 from stead.messages import Agreed, Message, Proposal, Request, Settled, Vote, merge
-from stead.placement import Placement
+from stead.placement import Footprint, Placement, Preference
 from stead.ranges import NOTHING, Range, RangeSet
 from stead.space.simulated import SimulatedSpace
 
@@ -150,6 +151,36 @@ def test_all_agree_on_one_range_that_was_free_in_all_or_there_was_none(everyone:
     else:
         assert any(gap.contains(where) for gap in fits)
         assert where.size == 2 * PAGE
+
+
+@given(st.data())
+def test_pages_and_windows_of_all_sizes_come_to_one_range_or_to_a_proof(data: st.DataObject) -> None:
+    big = 16 * PAGE
+    spot = st.integers(0, 59).map(lambda n: Range.sized(BASE + n * big, big))
+    spaces, everyone = [], []
+    window = data.draw(st.integers(1, 60).map(lambda n: Range(BASE, BASE + n * big)))
+    size = data.draw(st.integers(1, 4 * big))
+    guard = data.draw(st.sampled_from([0, PAGE, big]))
+    prefer = data.draw(st.sampled_from(get_args(Preference)))
+    for number in range(data.draw(st.integers(1, 4))):
+        spaces.append(
+            SimulatedSpace(
+                page_size=data.draw(st.sampled_from([PAGE, 4 * PAGE, big])),
+                occupied=set(data.draw(st.lists(spot, max_size=12))),
+            )
+        )
+        wanted = Placement(size, window, 1, guard, prefer)
+        everyone.append(Participant(spaces[-1], agree(spaces[-1], [wanted], bytes([number]) * 16)))
+    page = max(each.granularity for each in spaces)
+    taken = reduce(or_, (each.kernel.mapped(window) for each in spaces))
+    expected = Placement(size, window, 1, guard, prefer).slots(Footprint(taken, page))
+    meet(everyone)
+    where = all_or_none(everyone)
+    assert (where is None) == (expected.total == 0)
+    if where:
+        assert any(first <= where.start < first + n * expected.step for first, n in expected.runs)
+    if where and prefer != "scattered":
+        assert where == expected.choose(prefer, 0, 0)
 
 
 @st.composite

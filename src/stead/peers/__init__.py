@@ -1,4 +1,4 @@
-"""How participants of an agreement exchange: over pipes to workers, or the ranks of an MPI communicator.
+"""How participants of an agreement exchange: over pipes to workers, between threads, over MPI.
 
 # in the parent, with one multiprocessing connection to each worker
 range_for_all = stead.reserve("1 GiB", together=stead.peers.Coordinator(connections))
@@ -10,5 +10,6 @@ same_range = stead.reserve("1 GiB", together=stead.peers.Mpi(MPI.COMM_WORLD))
 
 from stead.peers.mpi import Mpi
 from stead.peers.pipes import Coordinator, Member
+from stead.peers.threads import Threads
 
-__all__ = ["Coordinator", "Member", "Mpi"]
+__all__ = ["Coordinator", "Member", "Mpi", "Threads"]
