@@ -131,6 +131,15 @@ void stead_arena_each(stead_arena *arena, void (*visit)(void *context, uint64_t 
 /* Walks every invariant: NULL, or the first that does not hold, and the unit where. */
 const char *stead_arena_check(stead_arena *arena, uint32_t *unit);
 
+/* ---- saved tables ---- */
+
+/* Bytes at the start of the tables that are no table. */
+uint64_t stead_arena_header(void);
+
+/* `a` was made empty, and its tables, but for the header, read what those of another arena did that was just purged;
+ * `saved`: that one's header. DONE, or FOREIGN where it had other addresses or guards. To be checked then. */
+int stead_arena_adopt(stead_arena *a, const stead_arena *saved);
+
 /* ---- fork ---- */
 
 /* From now on a fork waits until nobody is inside this arena. private_memory: a child has its own copy of the

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 from stead import _native
 from stead.arena.arrays import new_array
 from stead.arena.care import Care, guard_size, not_live
-from stead.arena.sources import UNIT, Whole, in_reservation
+from stead.arena.sources import UNIT, Whole, Within, in_reservation
 from stead.arena.statistics import ArenaStatistics, SizeClass
 from stead.arena.trimming import PIECE, give_back, next_limit
 from stead.backing import Anonymous
@@ -73,7 +73,7 @@ class Arena(_native.Arena):
 
     def __init__(
         self,
-        source: SupportsIndex | str | Reservation | _native.Block,
+        source: SupportsIndex | str | Reservation | _native.Block | Within,
         *,
         name: str | None = None,
         backing: type_of_backing = None,
@@ -402,8 +402,12 @@ class Arena(_native.Arena):
 
 
 def _source(
-    given: SupportsIndex | str | Reservation | _native.Block, name: str | None, backing: type_of_backing
+    given: SupportsIndex | str | Reservation | _native.Block | Within,
+    name: str | None,
+    backing: type_of_backing,
 ) -> Source:
+    if isinstance(given, Within):
+        return given
     if isinstance(given, Reservation):
         return in_reservation(given, backing, own=False)
     if isinstance(given, _native.Block):
