@@ -82,6 +82,10 @@ int stead_arena_free_held(stead_arena *arena, uint64_t address); /* for the hold
 /* The live block that begins at an address (DONE, HELD) or holds it (INTERIOR): its node, and its usable size. */
 int stead_arena_find(stead_arena *arena, uint64_t address, stead_block *block);
 
+/* The same for a block that is live and nobody's to hold; `row`: so many such blocks of its size lie side by side from
+ * it on, as far as one lock shows. */
+int stead_arena_find_row(stead_arena *arena, uint64_t address, stead_block *block, uint32_t *row);
+
 /* Grow or shrink where it is: DONE, NO_SPACE (in `missing`: units that, added at the arena's end, would do; 0
  * where none would), or why the address is not a live block. */
 int stead_arena_resize(stead_arena *arena, uint64_t address, uint64_t size, uint64_t *usable, uint64_t *missing);

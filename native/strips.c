@@ -19,8 +19,6 @@ stead_blocks stead_blocks_in(void *memory, uint64_t slice)
 }
 
 static inline int is_set(const uint64_t *bits, uint64_t i) { return bits[i / WORD] >> i % WORD & 1; }
-static inline void set_bit(uint64_t *bits, uint64_t i) { bits[i / WORD] |= UINT64_C(1) << i % WORD; }
-static inline void clear_bit(uint64_t *bits, uint64_t i) { bits[i / WORD] &= ~(UINT64_C(1) << i % WORD); }
 
 static uint64_t start_of(const stead_book *b, uint32_t owner) { return b->base + owner * b->slice; }
 
@@ -85,34 +83,59 @@ int stead_book_find(const stead_book *b, uint64_t address, uint64_t *size)
     return owner == b->rank ? find_ours(b, address, size) : find_theirs(b, owner, address, size);
 }
 
-static void mark(stead_book *b, uint32_t owner, const stead_strip *strips, size_t n, void (*put)(uint64_t *, uint64_t))
+/* Bits from `at` on, `step` apart, as many as are left (*count, counted down) or the word has. */
+static inline uint64_t bits_of_word(unsigned at, uint64_t step, uint64_t *count)
+{
+    uint64_t mask = 0, all = (WORD - 1 - at) / step + 1;
+    if (step < WORD && WORD % step == 0 && *count >= all) { /* step is a power of two: the pattern repeats */
+        *count -= all;
+        return (step == 1 ? UINT64_MAX : UINT64_MAX / ((UINT64_C(1) << step) - 1)) << at;
+    }
+    for (uint64_t bit = at; bit < WORD && *count; bit += step, --*count)
+        mask |= UINT64_C(1) << bit;
+    return mask;
+}
+
+enum { ADD, DROP };
+
+static void mark_bits(uint64_t *bits, uint64_t at, uint64_t step, uint64_t count, int how)
+{
+    while (count) {
+        uint64_t before = count, mask = bits_of_word((unsigned)(at % WORD), step, &count), *word = &bits[at / WORD];
+        *word = how == ADD ? *word | mask : *word & ~mask;
+        at += (before - count) * step;
+    }
+}
+
+static void mark(stead_book *b, uint32_t owner, const stead_strip *strips, size_t n, int how)
 {
     stead_blocks *set = &b->sets[owner];
     for (size_t i = 0; i < n; i++) {
         uint64_t granules = strips[i].size / STEAD_GRANULE, at = granule_of(b, owner, strips[i].start);
-        for (uint64_t k = 0; k < strips[i].count; k++, at += granules) {
-            put(set->begins, at);
-            put(set->ends, at + granules - 1);
-        }
+        mark_bits(set->begins, at, granules, strips[i].count, how);
+        mark_bits(set->ends, at + granules - 1, granules, strips[i].count, how);
     }
 }
 
-void stead_book_add(stead_book *b, uint32_t owner, const stead_strip *strips, size_t n)
-{
-    mark(b, owner, strips, n, set_bit);
-}
+void stead_book_add(stead_book *b, uint32_t owner, const stead_strip *strips, size_t n) { mark(b, owner, strips, n, ADD); }
 
-void stead_book_drop(stead_book *b, uint32_t owner, const stead_strip *strips, size_t n)
-{
-    mark(b, owner, strips, n, clear_bit);
-}
+void stead_book_drop(stead_book *b, uint32_t owner, const stead_strip *strips, size_t n) { mark(b, owner, strips, n, DROP); }
 
 uint64_t stead_book_first(const stead_book *b, uint32_t owner, const stead_strip *strips, size_t n, int wanted)
 {
-    for (size_t i = 0; i < n; i++)
-        for (uint64_t k = 0, at = strips[i].start; k < strips[i].count; k++, at += strips[i].size)
-            if (in_set(b, owner, at) == wanted)
-                return at;
+    const uint64_t *bits = b->sets[owner].begins;
+    if (!bits)
+        return !wanted && n ? strips[0].start : 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t step = strips[i].size / STEAD_GRANULE, count = strips[i].count, at = granule_of(b, owner, strips[i].start);
+        while (count) {
+            uint64_t before = count, mask = bits_of_word((unsigned)(at % WORD), step, &count);
+            uint64_t found = (wanted ? bits[at / WORD] : ~bits[at / WORD]) & mask;
+            if (found)
+                return start_of(b, owner) + (at / WORD * WORD + (unsigned)__builtin_ctzll(found)) * STEAD_GRANULE;
+            at += (before - count) * step;
+        }
+    }
     return 0;
 }
 
@@ -221,72 +244,134 @@ size_t stead_book_freed(stead_book *b, const uint64_t *addresses, size_t n, size
 
 /* ---- strips ---- */
 
-static int by_start(const void *one, const void *other)
-{
-    uint64_t a = ((const stead_strip *)one)->start, b = ((const stead_strip *)other)->start;
-    return (a > b) - (a < b);
-}
+#define DIGIT 11u
 
-static int continues(const stead_book *b, const stead_strip *s, uint64_t start, uint64_t size)
+/* In order, by least significant digits first: addresses are few digits apart from each other. Needs as much memory
+ * again. */
+static int sort(uint64_t *addresses, size_t n)
 {
-    return s->start + s->size * s->count == start && s->size == size && (start - b->base) % b->slice;
-}
-
-/* Sorted, those that continue each other made one: DONE, or TWICE. */
-static int in_order(const stead_book *b, stead_strip *strips, size_t *n, uint64_t *refused)
-{
-    size_t kept = 0;
-    qsort(strips, *n, sizeof *strips, by_start);
-    for (size_t i = 0; i < *n; i++) {
-        if (kept && strips[i].start < strips[kept - 1].start + strips[kept - 1].size * strips[kept - 1].count) {
-            *refused = strips[i].start;
-            return STEAD_TWICE;
-        }
-        if (kept && continues(b, &strips[kept - 1], strips[i].start, strips[i].size))
-            strips[kept - 1].count += strips[i].count;
-        else
-            strips[kept++] = strips[i];
+    uint64_t low = UINT64_MAX, high = 0, *from = addresses, *to = malloc(n * sizeof *to), *room = to;
+    size_t *counts = malloc(((size_t)1 << DIGIT) * sizeof *counts);
+    if (!to || !counts) {
+        free(room);
+        free(counts);
+        return 0;
     }
-    *n = kept;
+    for (size_t i = 0; i < n; i++) {
+        low = addresses[i] < low ? addresses[i] : low;
+        high = addresses[i] > high ? addresses[i] : high;
+    }
+    for (unsigned shift = 0; shift < WORD && (high - low) >> shift; shift += DIGIT) {
+        size_t at = 0;
+        memset(counts, 0, ((size_t)1 << DIGIT) * sizeof *counts);
+        for (size_t i = 0; i < n; i++)
+            counts[(from[i] - low) >> shift & ((1u << DIGIT) - 1)]++;
+        for (size_t d = 0; d < (size_t)1 << DIGIT; d++) {
+            size_t count = counts[d];
+            counts[d] = at;
+            at += count;
+        }
+        for (size_t i = 0; i < n; i++)
+            to[counts[(from[i] - low) >> shift & ((1u << DIGIT) - 1)]++] = from[i];
+        uint64_t *other = from;
+        from = to;
+        to = other;
+    }
+    if (from != addresses)
+        memcpy(addresses, from, n * sizeof *addresses);
+    free(room);
+    free(counts);
+    return 1;
+}
+
+/* Where the next address probably is. Divisions and locks are most of what a look-up costs. */
+typedef struct {
+    uint32_t owner;
+    uint64_t from, to;           /* the owner's slice */
+    uint64_t start, size, count; /* so many blocks of ours lie side by side from start on */
+} guess;
+
+static int find_next(const stead_book *b, uint64_t address, guess *g, uint64_t *size)
+{
+    if (address < g->from || address >= g->to) {
+        if (!owner_of_address(b, address, &g->owner))
+            return STEAD_FOREIGN;
+        g->from = start_of(b, g->owner);
+        g->to = g->from + b->slice;
+        g->count = 0;
+    }
+    if (g->owner != b->rank)
+        return find_theirs(b, g->owner, address, size);
+    if (!g->count || address != g->start) {
+        uint32_t row;
+        stead_block block = {0};
+        int got = stead_arena_find_row(b->arena, address, &block, &row);
+        if (got != STEAD_DONE)
+            return got;
+        g->start = address;
+        g->size = block.usable;
+        g->count = row;
+    }
+    g->start += g->size;
+    g->count--;
+    *size = g->size;
+    return in_set(b, b->rank, address) ? STEAD_AWAY : STEAD_DONE;
+}
+
+static int collect(const stead_book *b, const uint64_t *addresses, size_t n, stead_strip **strips, size_t *found,
+                   uint64_t *refused)
+{
+    size_t room = 0, count = 0;
+    uint64_t size = 0, end = 0; /* of the last strip */
+    guess g = {0};
+    for (size_t i = 0; i < n; i++) {
+        int got = i && addresses[i] == addresses[i - 1] ? STEAD_TWICE : find_next(b, addresses[i], &g, &size);
+        if (got) {
+            *refused = addresses[i];
+            return got;
+        }
+        if (count && addresses[i] == end && size == (*strips)[count - 1].size && end != g.from) {
+            (*strips)[count - 1].count++;
+        } else {
+            if (count == room) {
+                stead_strip *more = realloc(*strips, (room = room ? 2 * room : 64) * sizeof *more);
+                if (!more)
+                    return STEAD_NO_MEMORY;
+                *strips = more;
+            }
+            (*strips)[count++] = (stead_strip){addresses[i], size, 1};
+        }
+        end = addresses[i] + size;
+    }
+    *found = count;
     return STEAD_DONE;
 }
 
 int stead_book_strips(const stead_book *b, const uint64_t *addresses, size_t n, stead_strip **strips, size_t *found,
                       uint64_t *refused)
 {
-    size_t room = 64, count = 0;
-    int sorted = 1, got = STEAD_DONE;
-    stead_strip *list = malloc(room * sizeof *list);
-    for (size_t i = 0; list && i < n; i++) {
-        uint64_t size;
-        got = stead_book_find(b, addresses[i], &size);
-        if (got) {
-            *refused = addresses[i];
-            break;
-        }
-        if (count && continues(b, &list[count - 1], addresses[i], size)) {
-            list[count - 1].count++;
+    uint64_t *sorted = NULL;
+    *strips = NULL;
+    *found = 0;
+    for (size_t i = 1; i < n && !sorted; i++) {
+        if (addresses[i - 1] <= addresses[i])
             continue;
+        sorted = malloc(n * sizeof *sorted);
+        if (!sorted)
+            return STEAD_NO_MEMORY;
+        memcpy(sorted, addresses, n * sizeof *sorted);
+        if (!sort(sorted, n)) {
+            free(sorted);
+            return STEAD_NO_MEMORY;
         }
-        sorted &= !count || list[count - 1].start + list[count - 1].size * list[count - 1].count <= addresses[i];
-        if (count == room) {
-            stead_strip *more = realloc(list, (room *= 2) * sizeof *list);
-            if (!more)
-                free(list);
-            list = more;
-        }
-        if (list)
-            list[count++] = (stead_strip){addresses[i], size, 1};
     }
-    if (list && !got && !sorted)
-        got = in_order(b, list, &count, refused);
+    int got = collect(b, sorted ? sorted : addresses, n, strips, found, refused);
+    free(sorted);
     if (got) {
-        free(list);
-        list = NULL;
+        free(*strips);
+        *strips = NULL;
     }
-    *strips = list;
-    *found = count;
-    return got ? got : list ? STEAD_DONE : STEAD_NO_MEMORY;
+    return got;
 }
 
 uint64_t stead_strips_blocks(const stead_strip *strips, size_t n)

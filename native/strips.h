@@ -49,7 +49,7 @@ stead_blocks stead_blocks_in(void *memory, uint64_t slice);
 int stead_book_find(const stead_book *book, uint64_t address, uint64_t *size);
 
 /* The blocks that live here at these addresses as strips in order of address, to be freed by free(): DONE; or NO_MEMORY,
- * TWICE, or what find answers, and the first address that is refused. */
+ * TWICE, or what find answers, and the lowest address that is refused. */
 int stead_book_strips(const stead_book *book, const uint64_t *addresses, size_t n, stead_strip **strips, size_t *found,
                       uint64_t *refused);
 

@@ -32,7 +32,7 @@ _STRIP = 3  # numbers: start, size, count
 
 
 class Cargo(NamedTuple):
-    """Blocks that move together. ``strips``: by address; ``size``: bytes; ``runs``: the same bytes, (start, size)."""
+    """Blocks that move together. ``strips``: by address; ``size``: bytes; ``runs``: what they fill, by address."""
 
     strips: bytes
     blocks: int

@@ -33,7 +33,7 @@ _NOBODY = Cargo(b"", 0, 0, b"")
 
 class Slices:
     """One slice for each rank of ``comm``, of ``slice_size`` bytes, side by side from ``offset`` on (both whole
-    pages), in a reservation that all ranks hold at the same address; collective. Nothing else may be committed there.
+    pages), in a reservation that all ranks hold at the same address; collective. Nothing else is committed there.
 
     A block's address is nobody else's at any rank, wherever it was allocated: a structure with raw pointers works
     at every rank it is moved to. Its contents live at one rank, or as copies at several: each frees its own, and
