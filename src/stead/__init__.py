@@ -2,7 +2,7 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → demo | view | doctor → testing → heap → arena | peers | handle | shared_memory → claiming
+    cli → demo | view | doctor → testing → heap | symmetric → arena | peers | handle | shared_memory → claiming
         → reservation | agreement → parts → space → backing | segments → features | securing
         → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
         → sizes | errors | proc → _native
@@ -37,6 +37,7 @@ from stead.errors import (
     Released,
     RollbackFailed,
     UnreadableMaps,
+    UnreadableSave,
     Unsupported,
 )
 from stead.handle import Handle
@@ -119,6 +120,7 @@ __all__ = [
     "SharedMemory",
     "Snapshot",
     "UnreadableMaps",
+    "UnreadableSave",
     "Unsupported",
     "peers",
     "reserve",

@@ -257,14 +257,22 @@ class Arena(_native.Arena):
                     f"cannot close {self!r}: {statistics.blocks} live block{'s' * (statistics.blocks > 1)}, of "
                     f"{format_size(statistics.used)}; free them, delete the Blocks and the arrays made in it"
                 )
-            self._closed = True
-            self._end()
-            self._care = None
-            source, self._source = self._source, None
-            reservation, _, _, views = self._tables
-            views.clear()
-            reservation.release()
-            source.close()
+            self._end_with(self._source)
+
+    def abandon(self) -> None:
+        """Close, whatever is live: for the owner of the memory, who takes it back."""
+        with table_lock:
+            if self._source is not None:
+                self._end_with(self._source)
+
+    def _end_with(self, source: Source) -> None:
+        self._closed = True
+        self._end()
+        self._care = self._source = None
+        reservation, _, _, views = self._tables
+        views.clear()
+        reservation.release()
+        source.close()
 
     def __enter__(self) -> Self:
         self._live_source()

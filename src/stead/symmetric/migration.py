@@ -59,7 +59,7 @@ class Migration:
 
     def __init__(self, group: Group, residents: Residents, pages: Pages) -> None:
         self._group, self._residents, self._pages = group, residents, pages
-        self._came: list[tuple[int, Cargo]] = []  # noted as living here, though not all there yet
+        self._came: list[Cargo] = []  # noted as living here, though not all there yet
         self._flows: list[Flow] = []
 
     def run(
@@ -129,29 +129,39 @@ class Migration:
 
     def _make_room(self, arrivals: dict[int, Cargo]) -> BaseException | None:
         try:
-            for source, cargo in arrivals.items():
+            for cargo in arrivals.values():
                 self._residents.check_room(cargo.strips)
+                self._commit(cargo)
                 self._residents.came(cargo.strips)
-                self._came.append((source, cargo))
-                for owner, part in self._residents.by_owner(cargo.strips):
-                    if owner != self._residents.rank:
-                        self._pages.commit(owner, pieces(Cargo.of(part).runs))
+                self._came.append(cargo)
         except BaseException as error:
             return error
         return None
+
+    def _commit(self, cargo: Cargo) -> None:
+        done = []
+        try:
+            for owner, part in self._residents.by_owner(cargo.strips):
+                if owner != self._residents.rank:
+                    self._pages.commit(owner, pieces(Cargo.of(part).runs))
+                    done.append(part)
+        except BaseException:
+            for part in done:
+                self._clear(part)
+            raise
 
     def _undo(self) -> None:
         # Into what MPI may still write, nothing else must come; with this group nothing will move any more.
         in_doubt = [each.abandon() for each in self._flows]
         if any(in_doubt):
             self._group.keep(self._flows)
-        for _, cargo in self._came:
+        for cargo in self._came:
             self._residents.went(cargo.strips)
             if not any(in_doubt):
-                self._clear(cargo)
+                self._clear(cargo.strips)
 
-    def _clear(self, cargo: Cargo) -> None:
-        for owner, left in self._residents.pages_left(cargo.strips):
+    def _clear(self, strips: bytes) -> None:
+        for owner, left in self._residents.pages_left(strips):
             self._pages.clear(owner, left)
 
     # ---- the bytes ----
@@ -208,4 +218,4 @@ class Migration:
             self._residents.were_copied(wish.cargo.strips)
         else:
             self._residents.went(wish.cargo.strips)
-            self._clear(wish.cargo)
+            self._clear(wish.cargo.strips)

@@ -3,21 +3,27 @@ addresses."""
 
 from __future__ import annotations
 
+import os
 from array import array
+from base64 import b64decode, b64encode
 from threading import RLock
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+from stead.arena import image
 from stead.arena.arena import Arena
 from stead.arena.sources import Within, usual
+from stead.claiming import reserve
 from stead.errors import Obstacle, Occupied, PeersDisagree, Released
 from stead.ranges import Range, RangeSet
 from stead.reservation import Reservation
 from stead.securing import PAGE
 from stead.sizes import parse_address, parse_at_least
 from stead.symmetric.group import Group
+from stead.symmetric.image import Segment
 from stead.symmetric.migration import Arrival, Migration, Wish
 from stead.symmetric.pages import Pages
 from stead.symmetric.residents import Cargo, Residents, pieces
+from stead.symmetric.saving import find, save, saved_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -98,6 +104,11 @@ class Slices:
     def rank(self) -> int:
         """Of this process."""
         return self._group.rank
+
+    @property
+    def reservation(self) -> Reservation:
+        """In which the slices are."""
+        return self._reservation
 
     @property
     def range(self) -> Range:
@@ -226,6 +237,102 @@ class Slices:
             self._check_no_views(pieces(cargo.runs), "move")
         return Wish(cargo, receiver, bool(copy))
 
+    # ---- saving ----
+
+    def save(self, folder: str | os.PathLike[str]) -> str:
+        """Save all slices, one file for each rank, in place of the older save in ``folder`` (made where there is
+        none): the path of this rank's. Collective; nobody may use the slices meanwhile.
+
+        The older save stays whole until the new one is, whoever is killed. Raises LimitReached where the disk is
+        full, OSError; PeerFailed where another rank could not, or went away.
+        """
+        with self._lock:
+            self.collect()
+            self._group.begin()
+            facts, segments = self.image()
+            return save(self._group, os.fspath(folder), {"slices": facts}, segments)
+
+    @classmethod
+    def restore(cls, folder: str | os.PathLike[str], comm: MPI.Intracomm, *, timeout: float = 30.0) -> Slices:
+        """What as many ranks saved, at the same addresses, in a reservation of its own (``reservation``, to
+        be released after ``close``). Collective. Restores the newest save of which every rank has its file.
+
+        Raises Occupied where the addresses are taken here, which says by what; UnreadableSave where the file is
+        damaged, cut off or not one for this rank; LimitReached, OSError; PeerFailed where another rank could not.
+        Nothing is held then.
+        """
+        with Group(comm, timeout) as group:
+            found = find(group, os.fspath(folder))
+            reservation: Reservation | None = None
+            wrong: BaseException | None = None
+            try:
+                try:
+                    facts = saved_facts(found, "slices")
+                    start, size, name = facts["reservation"]
+                    reservation = reserve(size, at=start, name=name)
+                except BaseException as error:
+                    wrong = error
+                group.vote(wrong, "claim the addresses of the save")
+                assert reservation
+                made = cls(reservation, facts["offset"], facts["slice"], comm, timeout=timeout)
+                try:
+                    try:
+                        found.load(made.prepare(facts))
+                        made.adopt(facts)
+                    except BaseException as error:
+                        wrong = error
+                    group.vote(wrong, "read its file")
+                except BaseException:
+                    made.close()
+                    raise
+            except BaseException:
+                if reservation:
+                    reservation.release()
+                raise
+            finally:
+                found.close()
+            return made
+
+    def image(self) -> tuple[dict[str, Any], dict[str, Segment]]:
+        """All that is to be saved of this rank: facts for JSON, and memory."""
+        residents, base = self._live(), self._reservation.address
+        units, header = image.quiet(self._arena)
+        committed = list(self._reservation.committed.overlapping(residents.slices))
+        sets = residents.tables()
+        facts = {
+            "reservation": [base, self._reservation.size, self._reservation.name],
+            "offset": residents.slices.start - base,
+            "slice": residents.slices.size // residents.ranks,
+            "units": units,
+            "header": b64encode(header).decode(),
+            "sets": list(sets),
+            "committed": [[each.start - base, each.size] for each in committed],
+        }
+        tables = image.tables(self._arena, units)
+        segments = {"slices": Segment(base, committed)}
+        segments |= {f"table {number}": Segment(each.start, [each]) for number, each in enumerate(tables)}
+        return facts, segments | {f"set {key}": Segment(each.start, [each]) for key, each in sets.items()}
+
+    def prepare(self, facts: dict[str, Any]) -> dict[str, Segment]:
+        """Memory for what was saved, in slices that are empty: to be filled, and adopted then. Raises
+        LimitReached."""
+        residents, base = self._live(), self._reservation.address
+        tables = image.prepare(self._arena, facts["units"])
+        sets = residents.need_tables(facts["sets"])
+        committed = [Range.sized(base + offset, size) for offset, size in facts["committed"]]
+        for owner in range(residents.ranks):
+            if owner != residents.rank:
+                within = residents.slice_of(owner)
+                self._pages.commit(owner, [part for each in committed if (part := each.intersection(within))])
+        segments = {"slices": Segment(base, list(self._reservation.committed.overlapping(residents.slices)))}
+        segments |= {f"table {number}": Segment(each.start, [each]) for number, each in enumerate(tables)}
+        return segments | {f"set {key}": Segment(each.start, [each]) for key, each in sets.items()}
+
+    def adopt(self, facts: dict[str, Any]) -> None:
+        """Go on where the saved ones were. Raises Corrupted."""
+        image.adopt(self._arena, b64decode(facts["header"]))
+        self._mixed = True
+
     # ---- the end ----
 
     def close(self) -> None:
@@ -250,7 +357,9 @@ class Slices:
                 raise
 
     def _tear_down(self) -> None:
-        residents = getattr(self, "_residents", None)
+        arena, residents = getattr(self, "_arena", None), getattr(self, "_residents", None)
+        if arena is not None:
+            arena.abandon()
         if residents is not None:
             where = residents.slices
             if not self._reservation.released:
