@@ -69,7 +69,7 @@ class Flow:
             self._at, self._offset = first + count, 0
         else:
             start, length = self._numbers[2 * first], self._numbers[2 * first + 1]
-            size = min(length - offset, _PIECE)
+            size = min(length - offset, _PIECE, self._limit - self._posted)
             memory = self._from(start + offset, size)
             self._at, self._offset = (first + 1, 0) if offset + size == length else (first, offset + size)
         begin = self._group.send if self.sends else self._group.receive

@@ -7,16 +7,18 @@ import resource
 import sys
 from array import array
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import stead
-from stead.symmetric import Slices
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from pointers import MIB, all_equal, build, make, walk, word
+from integration.mpi.programs.pointers import MIB, all_equal, build, make, walk, word
+
+if TYPE_CHECKING:
+    from stead.symmetric import Slices
 
 COUNT = 3000
 
@@ -28,7 +30,9 @@ def there_and_on_and_back(slices: Slices, comm: Any) -> None:
     nodes = comm.bcast(nodes)
     at = 0
     for to in (last, 1, 0):
-        arrived = slices.migrate(array("Q", nodes) if comm.rank == at else None, to=to if comm.rank == at else None)
+        arrived = slices.migrate(
+            array("Q", nodes) if comm.rank == at else None, to=to if comm.rank == at else None
+        )
         assert [slices.lives_here(each) for each in (nodes[0], nodes[-1])] == [comm.rank == to] * 2
         if at != to and comm.rank == to:
             [one] = arrived
@@ -93,9 +97,11 @@ def copies(slices: Slices, comm: Any) -> None:
 
 
 def large_and_crossing(slices: Slices, comm: Any) -> None:
-    """All send to their neighbours at once: large blocks, small ones, and single pages between others' ones."""
+    """All send to their neighbours at once: large blocks, small ones, and pages between others' ones."""
     to, source = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
-    blocks = [slices.allocate(size) for size in (3 * MIB, 16, 100_000, 4096, 70_000, 16, 9 * MIB) for _ in range(2)]
+    blocks = [
+        slices.allocate(size) for size in (3 * MIB, 16, 100_000, 4096, 70_000, 16, 9 * MIB) for _ in range(2)
+    ]
     sent = blocks[::2]
     for number, each in enumerate(blocks):
         with slices.view(each) as view:
@@ -187,8 +193,8 @@ def refused(slices: Slices, comm: Any) -> None:
         limit = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (1, limit[1]))
     comm.Barrier()
-    kind = stead.LimitReached if comm.rank == 1 else stead.PeerFailed
-    with pytest.raises(kind, match="RLIMIT_DATA"):
+    limited = stead.LimitReached if comm.rank == 1 else stead.PeerFailed
+    with pytest.raises(limited, match="RLIMIT_DATA"):
         slices.migrate(nodes if comm.rank == 0 else None, to=1)
     if comm.rank == 1:
         resource.setrlimit(resource.RLIMIT_DATA, limit)
