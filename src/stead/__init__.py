@@ -2,7 +2,7 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → demo | view | doctor → testing → heap → arena | peers | handle | shared_memory → claiming
+    cli → demo | view | doctor → testing → heap | symmetric → arena | peers | handle | shared_memory → claiming
         → reservation | agreement → parts → space → backing | segments → features | securing
         → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
         → sizes | errors | proc → _native
@@ -60,6 +60,7 @@ from stead.reservation import Reservation
 from stead.snapshot import Snapshot, snapshot
 from stead.space.process import ProcessSpace, this_process
 from stead.space.protocol import AddressSpace, MemorySpace
+from stead.symmetric import GlobalPointer, SymmetricHeap, SymmetricStatistics
 
 if TYPE_CHECKING:
     from typing import Any
@@ -88,6 +89,7 @@ __all__ = [
     "Corrupted",
     "File",
     "Footprint",
+    "GlobalPointer",
     "Handle",
     "HeapArray",
     "HeapHandle",
@@ -118,6 +120,8 @@ __all__ = [
     "SharedHeap",
     "SharedMemory",
     "Snapshot",
+    "SymmetricHeap",
+    "SymmetricStatistics",
     "UnreadableMaps",
     "Unsupported",
     "peers",
