@@ -61,6 +61,7 @@ from stead.reservation import Reservation
 from stead.snapshot import Snapshot, snapshot
 from stead.space.process import ProcessSpace, this_process
 from stead.space.protocol import AddressSpace, MemorySpace
+from stead.symmetric import GlobalPointer, SymmetricHeap, SymmetricStatistics
 
 if TYPE_CHECKING:
     from typing import Any
@@ -89,6 +90,7 @@ __all__ = [
     "Corrupted",
     "File",
     "Footprint",
+    "GlobalPointer",
     "Handle",
     "HeapArray",
     "HeapHandle",
@@ -119,6 +121,8 @@ __all__ = [
     "SharedHeap",
     "SharedMemory",
     "Snapshot",
+    "SymmetricHeap",
+    "SymmetricStatistics",
     "UnreadableMaps",
     "UnreadableSave",
     "Unsupported",

@@ -1,5 +1,7 @@
-"""The same addresses at every rank of an MPI job, with contents of each rank's own."""
+"""Memory at the same addresses at every rank of an MPI job: see :class:`stead.SymmetricHeap`."""
 
+from stead.symmetric.heap import SymmetricHeap, SymmetricStatistics
+from stead.symmetric.pointer import GlobalPointer
 from stead.symmetric.slices import Slices
 
-__all__ = ["Slices"]
+__all__ = ["GlobalPointer", "Slices", "SymmetricHeap", "SymmetricStatistics"]

@@ -64,3 +64,9 @@ def test_damaged_files_are_refused(ranks: Ranks, tmp_path: Path) -> None:
     path.unlink()
     printed = ranks("saving.py", 3, "damaged", str(tmp_path), "x", fails=True)
     assert "there is no file of rank 1" in printed
+
+
+def test_a_symmetric_heap_is_saved_and_restored(ranks: Ranks, number: int, tmp_path: Path) -> None:
+    for what in ("save", "restore", "taken"):
+        printed = ranks("symmetric_restart.py", number, what, str(tmp_path))
+        assert printed.count("good") == number, printed
