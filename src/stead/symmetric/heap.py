@@ -188,7 +188,7 @@ class SymmetricHeap(OneSided):
         with self._lock:
             self._begin(what)
             spot = self._plan.place(wanted, max(multiple, UNIT))
-            self._secure(spot, self._plan.step(what))
+            self._secure(spot, what)
             address = self._where.start + spot.offset
             self._add(address, address + wanted)
             self._plan.take(spot, what)
@@ -241,11 +241,12 @@ class SymmetricHeap(OneSided):
         if self.check:
             self._voting.same(self._plan.step(what))
 
-    def _secure(self, spot: Spot, step: str) -> None:
+    def _secure(self, spot: Spot, what: str) -> None:
         """Have memory for the block at all ranks, or at none."""
         needed, generous = self._plan.missing(spot)
         if not needed:
             return
+        step = self._plan.step(what)
         if generous != needed:
             # Where one rank has less, all try again with what is needed.
             with contextlib.suppress(Exception):
