@@ -20,6 +20,7 @@ from stead.errors import AddressSpaceError
 from stead.maps import Kind
 from stead.placement import Footprint
 from stead.ranges import Range, RangeSet
+from stead.seeing import capture
 from stead.sizes import parse_size
 from stead.snapshot import snapshot
 from stead.space.live import heap_room, stack_room
@@ -218,10 +219,10 @@ def _print_json(data: Any) -> None:
 
 
 def show(pid: int | None, everything: bool, as_json: bool) -> None:
-    taken = snapshot(pid)
     if as_json:
-        _print_json(taken.to_json())
+        _print_json(capture(*(() if pid is None else (pid,))))
         return
+    taken = snapshot(pid)
     from stead.view.text import make_console, print_snapshot
 
     print_snapshot(make_console(), taken, this_process().usable, everything=everything)
