@@ -189,6 +189,11 @@ def _pages(
     return way, counted + [Pages() for _ in range(len(pieces) - len(where))]
 
 
+def mapping_seen(mapping: Mapping) -> MappingSeen:
+    """A mapping as the artefact has it, of whose pages nothing is known."""
+    return _mapping(_Piece(mapping, "reserved" if mapping.reserved else "committed", None), None)
+
+
 def _mapping(piece: _Piece, pages: Pages | None) -> MappingSeen:
     each = piece.mapping
     return {
