@@ -2,7 +2,7 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → demo | view | doctor → testing → heap → arena | peers | handle | shared_memory → claiming
+    cli → view → demo → doctor → testing → seeing → heap → arena | peers | handle | shared_memory → claiming
         → reservation | agreement → parts → space → backing | segments → features | securing
         → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
         → sizes | errors | proc → _native
@@ -57,6 +57,8 @@ from stead.maps import Kind, Mapping
 from stead.placement import Footprint, Placement
 from stead.ranges import Range, RangeSet
 from stead.reservation import Reservation
+from stead.seeing import NoSnapshot, capture, publish
+from stead.seeing import publishing as _publishing
 from stead.snapshot import Snapshot, snapshot
 from stead.space.process import ProcessSpace, this_process
 from stead.space.protocol import AddressSpace, MemorySpace
@@ -98,6 +100,7 @@ __all__ = [
     "Mapping",
     "MemorySpace",
     "NoGap",
+    "NoSnapshot",
     "NotLive",
     "Obstacle",
     "Occupied",
@@ -120,7 +123,9 @@ __all__ = [
     "Snapshot",
     "UnreadableMaps",
     "Unsupported",
+    "capture",
     "peers",
+    "publish",
     "reserve",
     "shared_memory",
     "snapshot",
@@ -134,3 +139,6 @@ def __getattr__(name: str) -> Any:
 
         return HeapArray
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_publishing.begin_if_wanted()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, SupportsIndex
 
 from stead import _native
+from stead.arena import registry
 from stead.arena.arrays import new_array
 from stead.arena.care import Care, guard_size, not_live
 from stead.arena.sources import UNIT, Whole, in_reservation
@@ -102,6 +103,7 @@ class Arena(_native.Arena):
             found.close()
             raise
         self._source = found
+        registry.add(self)
         self._zero, self._untouchable = zero, not found.touchable
         self._discardable = found.discardable
         if guards or hardened:

@@ -1,0 +1,99 @@
+"""What the commands share: options, arguments as values, and refusals in one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stead.demo.texts import NoText
+from stead.demo.workers import WorkerFailed
+from stead.errors import AddressSpaceError
+from stead.ranges import Range
+from stead.seeing.schema import NoSnapshot
+from stead.sizes import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import click
+
+_T = TypeVar("_T")
+
+SIZE_HELP = "In bytes, or as text such as '64 GiB'."
+
+
+def json_option() -> click.Option:
+    import click
+
+    return click.Option(["--json", "as_json"], is_flag=True, help="Print JSON.")
+
+
+def pid_argument(**more: Any) -> click.Argument:
+    """One process, or several: see click.Argument."""
+    import click
+
+    settings: dict[str, Any] = {"type": int, "required": False, **more}
+    return click.Argument(
+        ["pids" if settings.get("nargs") else "pid"],
+        metavar="[PID]" + "..." * bool(settings.get("nargs")),
+        **settings,
+    )
+
+
+def print_json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data) + "\n")
+
+
+# ---- arguments as values --------------------------------------------------------------------------
+
+
+def size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else checked(context, parameter, lambda name: parse_size(value, name))
+
+
+def range_(context: click.Context, parameter: click.Parameter, value: str | None) -> Range | None:
+    return None if value is None else checked(context, parameter, lambda name: Range.parse(value, name))
+
+
+def checked(context: click.Context, parameter: click.Parameter, parse: Callable[[str], _T]) -> _T:
+    import click
+
+    try:
+        return parse(parameter.name or "")
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+# ---- refusals -------------------------------------------------------------------------------------
+
+
+def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """What the machine refuses is one line and exit 1; what the arguments got wrong is a usage error."""
+    import click
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        try:
+            command(**arguments)
+        except BrokenPipeError:
+            raise  # the reader has seen enough; click ends quietly
+        except (AddressSpaceError, OSError, NoText, WorkerFailed, NoSnapshot) as error:
+            raise click.ClickException(_message(error)) from None
+        except ValueError as error:
+            # stead's own messages open with the argument's name.
+            context = click.get_current_context()
+            first = str(error).partition(" ")[0]
+            named = [each for each in context.command.params if each.name in (first, first + "s")]
+            if not named:
+                raise
+            raise click.BadParameter(str(error), context, named[0]) from None
+
+    return run
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, AddressSpaceError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
