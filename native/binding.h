@@ -67,4 +67,7 @@ extern PyType_Spec stead_heap_spec;
 /* channel_type.c */
 extern PyType_Spec stead_channel_spec;
 
+/* onesided_type.c */
+extern PyType_Spec stead_onesided_spec;
+
 #endif

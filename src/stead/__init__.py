@@ -2,7 +2,8 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → view → demo → doctor → testing → seeing → heap → arena | peers | handle | shared_memory → claiming
+    cli → view → demo → doctor → testing → seeing → heap | symmetric → arena | peers | handle | shared_memory
+        → claiming
         → reservation | agreement → parts → space → backing | segments → features | securing
         → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
         → sizes | errors | proc → _native
@@ -62,6 +63,7 @@ from stead.seeing import publishing as _publishing
 from stead.snapshot import Snapshot, snapshot
 from stead.space.process import ProcessSpace, this_process
 from stead.space.protocol import AddressSpace, MemorySpace
+from stead.symmetric import GlobalPointer, SymmetricHeap, SymmetricStatistics
 
 if TYPE_CHECKING:
     from typing import Any
@@ -90,6 +92,7 @@ __all__ = [
     "Corrupted",
     "File",
     "Footprint",
+    "GlobalPointer",
     "Handle",
     "HeapArray",
     "HeapHandle",
@@ -121,6 +124,8 @@ __all__ = [
     "SharedHeap",
     "SharedMemory",
     "Snapshot",
+    "SymmetricHeap",
+    "SymmetricStatistics",
     "UnreadableMaps",
     "Unsupported",
     "capture",

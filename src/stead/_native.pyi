@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, SupportsIndex, TypeVar
+from typing import Any, Self, SupportsIndex, TypeVar, overload
 
 from typing_extensions import Buffer
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
+_Pointer = tuple[SupportsIndex, SupportsIndex]
 
 PROT_NONE: int
 PROT_READ: int
@@ -190,6 +191,43 @@ class Channel:
     def _send(self, kind: int, data: bytes, address: int, timeout: float | None, spin: float | None, /) -> int: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> Any: ...
+
+class OneSided:
+    """Buffers are Any: NumPy's arrays say that they are some from Python 3.12 on."""
+
+    _windowed: int
+    def put(self, pointer: _Pointer, data: Any, wait: bool = True) -> None: ...
+    @overload
+    def get(self, pointer: _Pointer, into: int, wait: bool = True) -> bytes: ...
+    @overload
+    def get(self, pointer: _Pointer, into: Any, wait: bool = True) -> None: ...
+    def accumulate(self, pointer: _Pointer, data: Any, op: Any = "sum", wait: bool = True) -> None: ...
+    @overload
+    def fetch_add(self, pointer: _Pointer, value: SupportsIndex) -> int: ...
+    @overload
+    def fetch_add(self, pointer: _Pointer, value: Any, dtype: Any) -> Any: ...
+    def compare_and_swap(
+        self,
+        pointer: _Pointer,
+        expected: SupportsIndex,
+        desired: SupportsIndex,
+        dtype: Any = "int64",
+    ) -> int: ...
+    def flush(self) -> None: ...
+    def _open(self, start: int, size: int, rank: int, bases: tuple[int, ...], /) -> None: ...
+    def _use_window(
+        self,
+        library: str,
+        handle_size: int,
+        window_and_byte: tuple[int, int],
+        types: tuple[int, ...],
+        ops: tuple[int, ...],
+        /,
+    ) -> str | None: ...
+    def _add(self, start: int, stop: int, /) -> None: ...
+    def _drop(self, start: int, /) -> bool: ...
+    def _locate(self, address: int, /) -> tuple[int, int] | None: ...
+    def _shut(self) -> bool: ...
 
 class Heap:
     """Codes are HEAP_…; times are nanoseconds, -1: for ever."""
