@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stead.cli.common import json_option, one_line_errors, pid_argument, print_json
-from stead.seeing import capture
+from stead.cli.common import from_option, json_option, one_line_errors, pid_argument, print_json, taken_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import click
 
 
@@ -22,14 +23,15 @@ def commands() -> list[click.Command]:
             params=[
                 pid_argument(nargs=-1),
                 click.Option(["--all", "everything"], is_flag=True, help="Every mapping: fold none together."),
+                from_option(),
                 json_option(),
             ],
         )
     ]
 
 
-def show(pids: tuple[int, ...], everything: bool, as_json: bool) -> None:
-    taken = capture(*pids)
+def show(pids: tuple[int, ...], everything: bool, source: Path | None, as_json: bool) -> None:
+    taken = taken_of(pids, source)
     if as_json:
         print_json(taken)
         return
