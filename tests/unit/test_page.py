@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import stead
 from integration.browser.artefacts import HEAP, PAGE, artefact, host, mapping, process, program
+from stead.seeing import NoSnapshot
 from stead.view.page import render
 from stead.view.page.pack import KINDS, pack, printable
 
@@ -94,20 +95,20 @@ def test_pages_of_the_smallest_size_are_the_unit() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({}, "snapshot is of schema None, must be of 'stead.snapshot/1'"),
-        ({"schema": "stead.snapshot/9"}, "schema 'stead.snapshot/9', must be"),
-        ({"schema": "stead.snapshot/1"}, "snapshot lacks 'hosts'"),
-        (artefact({"pid": 1}), "snapshot lacks"),
-        (artefact(process([{}])), "snapshot lacks"),
-        (artefact(process([mapping(HEAP, 2), mapping(HEAP + PAGE, 1)])), f"{HEAP + PAGE:#x} that is not behind"),
+        ({}, "schema is None, must be 'stead.snapshot/1'"),
+        ({"schema": "stead.snapshot/9"}, "schema is 'stead.snapshot/9', must be"),
+        ({"schema": "stead.snapshot/1"}, "the snapshot lacks 'hosts'"),
+        (artefact({"pid": 1}), "the snapshot lacks"),
+        (artefact(process([{}])), "the snapshot lacks"),
+        (artefact(process([mapping(HEAP, 2), mapping(HEAP + PAGE, 1)])), f"{HEAP + PAGE:#x} is not behind"),
         (artefact(process([mapping(HEAP, 1) | {"stop": hex(HEAP)}])), "must be whole pages of 4096 bytes"),
         (artefact(process([mapping(HEAP, 1) | {"stop": hex(HEAP + 5)}])), "must be whole pages of 4096 bytes"),
-        (artefact(process([mapping(HEAP, 1) | {"stop": 5}])), "snapshot is not of the form"),
-        (artefact(process([mapping(HEAP, 1) | {"kind": "other"}])), "snapshot lacks 'other'"),
-        (artefact(process([]), hosts=[]) | {"hosts": []}, "snapshot has no host"),
-        (artefact(process([], host=3)), "snapshot is not of the form"),
+        (artefact(process([mapping(HEAP, 1) | {"stop": 5}])), "the snapshot is not of the form"),
+        (artefact(process([mapping(HEAP, 1) | {"kind": "other"}])), "the snapshot lacks 'other'"),
+        (artefact(process([]), hosts=[]) | {"hosts": []}, "hosts is empty"),
+        (artefact(process([], host=3)), "the snapshot is not of the form"),
     ],
 )
 def test_what_is_no_snapshot_is_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(NoSnapshot, match=re.escape(said)):
         render(wrong)

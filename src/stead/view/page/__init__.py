@@ -31,7 +31,7 @@ _SCRIPTS = (
 def render(snapshot: Mapping[str, Any]) -> str:
     """The page of an artefact of the schema stead.snapshot/1, with all its processes side by side.
 
-    Raises ValueError where it is of another schema or is not what the schema says.
+    Raises NoSnapshot, a ValueError, where it is of another schema or is not what the schema says.
     """
     data = pack(snapshot)
     script = '"use strict";\n(() => {\n' + "".join(_asset(f"{name}.js") for name in _SCRIPTS) + "})();\n"
