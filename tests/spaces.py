@@ -22,7 +22,7 @@ KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 HOST: Host = {
     "name": "somewhere", "boot_id": "0b57f0f4-0000-4000-8000-000000000000", "kernel": "Linux 6.18",
     "machine": "x86_64", "page_size": PAGE, "address_bits": 47, "lowest": "0x10000", "overcommit": "heuristic",
-    "memory_available": 8 * GIB,
+    "committed_memory": {"most": 16 * GIB, "used": GIB}, "memory_available": 8 * GIB,
 }  # fmt: skip
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from stead.errors import LimitReached
 from stead.proc import cgroup_memory, read_number, soft_limits, status, status_size
+from stead.sizes import format_size
+from stead.space.headroom import MAPPINGS as HEADROOM
+
+if TYPE_CHECKING:
+    from stead.space.process import ProcessSpace
 
 
 class Bound(NamedTuple):
@@ -14,11 +20,6 @@ class Bound(NamedTuple):
 
     most: int | None
     used: int | None
-
-    @property
-    def left(self) -> int | None:
-        """None where there is no limit, or it is not known."""
-        return None if self.most is None or self.used is None else max(self.most - self.used, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,31 @@ def overcommit() -> Literal["heuristic", "always", "never", "unknown"]:
             return "never"
         case _:
             return "unknown"
+
+
+# ---- before a reservation is tried ----------------------------------------------------------------
+
+# A part that is committed in the middle of a reservation makes three mappings of one.
+_MAPPINGS = 3 + HEADROOM
+
+
+def check_room(space: ProcessSpace, size: int) -> None:
+    """That ``size`` bytes more of addresses, guards included, are within the limits of this process, and that
+    something can be committed in them. Raises LimitReached, which names the limit."""
+    now = space.limits()
+    what = f"cannot reserve {format_size(size)}"
+    most = now.max_address_space
+    if most is not None and now.address_space + size > most:
+        raise LimitReached(
+            f"{what}: this process has {format_size(now.address_space)} of addresses, and RLIMIT_AS "
+            f"(ulimit -v) is {format_size(most)}",
+            "RLIMIT_AS",
+        )
+    if now.max_mappings is not None and now.mappings + _MAPPINGS > now.max_mappings:
+        raise LimitReached(
+            f"{what}: this process has {now.mappings} mappings, vm.max_map_count is {now.max_mappings}, and to "
+            f"commit in a reservation takes up to {_MAPPINGS}",
+            "max_map_count",
+        )
+    if size > space.usable.size:
+        raise LimitReached(f"{what}: there are {format_size(space.usable.size)} of addresses here", "VA width")

@@ -169,6 +169,14 @@ class OutOfSpace(AddressSpaceError, MemoryError):
     largest_free_run: int
 
 
+class OverQuota(OutOfSpace):
+    """An arena would need more than its ``quota``, of which ``used`` bytes are in live blocks, for ``size`` more
+    bytes."""
+
+    quota: int
+    used: int
+
+
 class NotLive(AddressSpaceError, ValueError):
     """``address`` is not that of a live block. ``freed_at``: where it was freed, if the arena is hardened."""
 

@@ -15,37 +15,20 @@ import pytest
 
 import stead
 from conftest import need
-from stead import cli
+from running import PROGRAM, refused, stead_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from click.testing import Result
-
     from stead.maps import Mapping
 
 PAGE = os.sysconf("SC_PAGESIZE")
-PROGRAM = [sys.executable, "-c", "from stead.cli import main; main()"]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _needs() -> None:
     need("click")
     need("rich")
-
-
-def stead_runs(*arguments: str, **environment: str) -> Result:
-    from click.testing import CliRunner
-
-    return CliRunner().invoke(cli.commands(), arguments, env={"COLUMNS": "80", **environment})
-
-
-def refused(result: Result, says: str) -> None:
-    """One line on stderr that says why, nothing on stdout, exit 1."""
-    assert result.exit_code == 1, result.output
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1
-    assert says in result.stderr
 
 
 @pytest.fixture

@@ -114,6 +114,7 @@ os.waitpid(pid, 0)
         assert "only the child's" not in {each["name"] for each in theirs[1]["reservations"]}
         assert {each["name"] for each in its[1]["reservations"]} >= {"theirs", "only the child's"}
         parent.say(1)
+        assert parent.process.wait() == 0  # and so has the child ended
 
 
 def test_what_a_child_without_hooks_inherits_is_not_taken_for_its_own() -> None:

@@ -18,7 +18,7 @@ from stead.arena.statistics import ArenaStatistics, SizeClass
 from stead.arena.trimming import PIECE, give_back, next_limit
 from stead.backing import Anonymous
 from stead.claiming import reserve
-from stead.errors import Corrupted, LimitReached, OutOfSpace, Released, Unsupported
+from stead.errors import Corrupted, LimitReached, OutOfSpace, OverQuota, Released, Unsupported
 from stead.ranges import Range, align_up
 from stead.reservation import Reservation, table_lock
 from stead.securing import PAGE
@@ -55,7 +55,9 @@ class Arena(_native.Arena):
     ``allocate`` and no Block. ``step``: bytes by which the committed part grows at least; by default as much
     again as is committed, from 4 MiB to 1 GiB. ``keep``: how many bytes of free memory that was touched are
     kept for the next block; what is beyond goes back to the system, in large pieces; by default all is kept
-    until ``trim``. ``zero``: every block reads as zeros; fresh pages are not cleared for that.
+    until ``trim``. ``quota``: bytes that there may be for blocks at the most, of all its addresses, rounded down
+    to whole pages; OverQuota where they do not do. ``zero``: every block reads as zeros; fresh
+    pages are not cleared for that.
 
     To find mistakes: ``guard``, so many bytes after each block that fault at a touch (whole pages; every block
     gets pages of its own); ``hardened``: writes past the end of a block and after its end are noticed, freed
@@ -69,7 +71,7 @@ class Arena(_native.Arena):
     _source: Source | None
     _tables: tuple[Reservation, list[int], list[int], list[memoryview]]
     _care: Care | None
-    _policy: tuple[int | None, int | None]
+    _policy: tuple[int | None, int | None, int | None]  # step, keep, quota
     _closed: bool | None
 
     def __init__(
@@ -80,6 +82,7 @@ class Arena(_native.Arena):
         backing: type_of_backing = None,
         step: SupportsIndex | str | None = None,
         keep: SupportsIndex | str | None = None,
+        quota: SupportsIndex | str | None = None,
         zero: bool = False,
         guard: SupportsIndex | str = 0,
         hardened: bool = False,
@@ -87,12 +90,20 @@ class Arena(_native.Arena):
         if self._source is not None:
             raise TypeError(f"{self!r} is made already")
         guards = parse_at_least(guard, "guard", 0)
-        self._policy = (
+        wanted = (
             None if step is None else parse_at_least(step, "step", 1),
             None if keep is None else parse_at_least(keep, "keep", 0),
         )
+        most = None if quota is None else parse_at_least(quota, "quota", 1)
         self.name = name
         found = _source(source, name, backing)
+        if most is not None:
+            pages = max(found.granularity, UNIT)
+            if most < pages:
+                found.close()
+                raise ValueError(f"quota is {quota!r}, must be at least a page of {format_size(pages)}")
+            most = most // pages * pages
+        self._policy = (*wanted, most)
         if not found.touchable and (zero or guards or hardened):
             found.close()
             wrong = "zero" if zero else "guard" if guards else "hardened"
@@ -119,7 +130,7 @@ class Arena(_native.Arena):
                 raise
 
     def _lay_tables(self, source: Source, guard: int) -> None:
-        units = source.where.size // UNIT
+        units = min(source.where.size, self._policy[2] or source.where.size) // UNIT
         if units > _native.ARENA_MAX_UNITS:
             most = format_size(_native.ARENA_MAX_UNITS * UNIT)
             raise ValueError(f"source has {format_size(source.where.size)}, an arena has at most {most}")
@@ -147,6 +158,11 @@ class Arena(_native.Arena):
     @property
     def closed(self) -> bool:
         return self._closed is True
+
+    @property
+    def quota(self) -> int | None:
+        """Bytes that there may be for blocks at the most; None where it is the size alone that limits."""
+        return self._policy[2]
 
     def __repr__(self) -> str:
         name = f" {self.name}" if self.name else ""
@@ -304,8 +320,15 @@ class Arena(_native.Arena):
             )
         if alignment > max(source.where.size, UNIT):
             raise ValueError(f"alignment is {alignment}, must be at most the arena's size, {source.where.size}")
-        largest = self._statistics()[4]
         aligned = f" aligned to {format_size(alignment)}" if alignment > 16 else ""
+        found = self._statistics()
+        largest, quota = found[4], self._policy[2]
+        if quota is not None and self._max_units * UNIT < source.where.size >= size:
+            raise OverQuota(
+                f"size is {size} bytes{aligned}: {self!r} has a quota of {format_size(quota)}, of which "
+                f"{format_size(found[2])} are used",
+                size=size, largest_free_run=largest, quota=quota, used=found[2],
+            )  # fmt: skip
         raise OutOfSpace(
             f"size is {size} bytes{aligned}: the largest free run of {self!r} has {largest} bytes, of "
             f"{format_size(source.where.size)} in all",

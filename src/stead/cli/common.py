@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stead.demo.texts import NoText
 from stead.demo.workers import WorkerFailed
 from stead.errors import AddressSpaceError
 from stead.ranges import Range
+from stead.seeing import capture
+from stead.seeing.files import load
 from stead.seeing.schema import NoSnapshot
 from stead.sizes import parse_size
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import click
+
+    from stead.seeing.shape import Artefact
 
 _T = TypeVar("_T")
 
@@ -40,6 +45,28 @@ def pid_argument(**more: Any) -> click.Argument:
         metavar="[PID]" + "..." * bool(settings.get("nargs")),
         **settings,
     )
+
+
+def from_option() -> click.Option:
+    import click
+
+    return click.Option(
+        ["--from", "source"],
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Look at what --json, or `stead record`, wrote there, and not at a process.",
+    )
+
+
+def taken_of(pids: tuple[int, ...], source: Path | None, *, pages: bool = True) -> Artefact:
+    """What the arguments ask to look at: processes, or a file, of which ``pids`` are those to keep."""
+    if source is None:
+        return capture(*pids, pages=pages)
+    found = load(source)
+    kept = [each for each in found["processes"] if not pids or each["pid"] in pids]
+    if missing := set(pids) - {each["pid"] for each in kept}:
+        raise NoSnapshot(str(source), f"has no process {min(missing)}")
+    return {**found, "processes": kept}
 
 
 def print_json(data: Any) -> None:

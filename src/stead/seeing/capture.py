@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from stead import budget
-from stead.proc import read_text, stat_field, status
+from stead.proc import meminfo, read_text, stat_field, status
 from stead.ranges import Range
 from stead.residency import Pages, read_pages
 from stead.securing import available_memory
@@ -89,6 +89,7 @@ def merge(*artefacts: Artefact) -> Artefact:
 
 def _host() -> Host:
     usable = this_process().usable
+    memory = meminfo()
     return {
         "name": platform.node(),
         "boot_id": read_text("/proc/sys/kernel/random/boot_id"),
@@ -98,6 +99,7 @@ def _host() -> Host:
         "address_bits": (usable.stop - 1).bit_length(),
         "lowest": address(usable.start),
         "overcommit": budget.overcommit(),
+        "committed_memory": {"most": memory.get("CommitLimit"), "used": memory.get("Committed_AS")},
         "memory_available": available_memory(),
     }
 

@@ -36,8 +36,11 @@ class Finding:
 
 def find_in(taken: Snapshot, wanted: Sequence[Placement]) -> Finding:
     """In the first window that has room; where none has, what is said of the last."""
-    growth = rooms(taken)
-    seen = footprint([taken], growth)
+    growth = rooms(taken.pid, ((each.kind, each.name, each.range) for each in taken.mappings))
+    usable = this_process().usable
+    outside = [(0, usable.start), (usable.stop, 1 << 64)]
+    occupied = RangeSet([*outside, *(room for room, _ in growth)]) | taken.occupied
+    seen = Footprint(occupied, taken.page_size)
     for placement in wanted:
         window = placement.within
         where = placement.choose(seen)
@@ -48,28 +51,20 @@ def find_in(taken: Snapshot, wanted: Sequence[Placement]) -> Finding:
                 placement,
                 where,
                 placement.slots(seen).total,
-                seen.occupied.largest_gap(window),
+                occupied.largest_gap(window),
                 sorted(inside, key=lambda each: -each.range.size),
                 [(room, why) for room, why in growth if room.overlaps(window)],
             )
     raise AssertionError(wanted)
 
 
-def footprint(taken: Sequence[Snapshot], growth: Iterable[tuple[Range, str]]) -> Footprint:
-    """What is occupied in any of these processes, or cannot be mapped, or must stay clear."""
-    usable = this_process().usable
-    occupied = RangeSet([(0, usable.start), (usable.stop, 1 << 64), *(room for room, _ in growth)])
-    for each in taken:
-        occupied |= each.occupied
-    return Footprint(occupied, taken[0].page_size)
-
-
-def rooms(taken: Snapshot) -> list[tuple[Range, str]]:
-    """Where the process's heap and stack will grow, and nothing may be put: as space.live keeps its own clear."""
+def rooms(pid: int, mappings: Iterable[tuple[str, str, Range]]) -> list[tuple[Range, str]]:
+    """Where the heap and the stack of process ``pid`` will grow, and nothing may be put: as space.live keeps its
+    own clear. ``mappings``: kinds, names, ranges."""
     found = []
-    for each in taken.mappings:
-        if each.kind is Kind.HEAP:
-            found.append((heap_room(each.range.stop), "for the heap to grow"))
-        elif each.name == "[stack]":
-            found.append((stack_room(each.range.stop, taken.pid), "for the stack to grow"))
+    for kind, name, where in mappings:
+        if kind == Kind.HEAP:
+            found.append((heap_room(where.stop), "for the heap to grow"))
+        elif name == "[stack]":
+            found.append((stack_room(where.stop, pid), "for the stack to grow"))
     return found

@@ -85,7 +85,7 @@ def _arena(arena: Arena) -> ArenaSeen:
         "start": address(where.start),
         "stop": address(where.stop),
         "name": arena.name,
-        "quota": None,
+        "quota": arena.quota,
         "fill": _fill(arena.statistics()),
     }
 

@@ -7,6 +7,11 @@ from typing import Literal, TypedDict
 SCHEMA = "stead.snapshot/1"
 
 
+class Limit(TypedDict):
+    most: int | None
+    used: int | None
+
+
 class Host(TypedDict):
     name: str
     boot_id: str
@@ -16,12 +21,8 @@ class Host(TypedDict):
     address_bits: int
     lowest: str
     overcommit: Literal["heuristic", "always", "never", "unknown"]
+    committed_memory: Limit
     memory_available: int | None
-
-
-class Limit(TypedDict):
-    most: int | None
-    used: int | None
 
 
 class Limits(TypedDict):
