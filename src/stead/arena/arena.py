@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, SupportsIndex
 
-from stead import _native
+from stead import _native, events
 from stead.arena import registry
 from stead.arena.arrays import new_array
 from stead.arena.care import Care, guard_size, not_live
@@ -366,6 +366,7 @@ class Arena(_native.Arena):
 
     def _grow(self, size: int, alignment: int) -> bool:
         """More units, so that this fits: whether there is something new to look at."""
+        before = self._units
         with table_lock:
             rest = self._max_units - self._units
             missing = self._shortfall(size, alignment)
@@ -382,13 +383,23 @@ class Arena(_native.Arena):
                     f"size is {size} bytes, and {self!r} cannot grow: {error}",
                     size=size, largest_free_run=self._statistics()[4],
                 ) from error  # fmt: skip
-            return True
+        if events.listeners:
+            self._tell_growth(before)
+        return True
 
     def _lengthen(self, missing: int) -> None:
         """So many units more, if they can be had: the last block wants to grow."""
+        before = self._units
         with table_lock:
             if missing <= self._max_units - self._units:
                 self._add(missing)
+        if events.listeners:
+            self._tell_growth(before)
+
+    def _tell_growth(self, before: int) -> None:
+        if self._units > before and self._source:
+            sizes = {"before": before * UNIT, "after": self._units * UNIT}
+            events.emit("growth", of="arena", name=self.name, range=self._source.where, **sizes)
 
     def _add(self, least: int) -> None:
         """At least so many units more, by the step where memory allows it. Under the lock."""
