@@ -38,6 +38,7 @@ from stead.errors import (
     RollbackFailed,
     UnreadableMaps,
     Unsupported,
+    WrongKey,
 )
 from stead.handle import Handle
 from stead.heap import (
@@ -120,6 +121,7 @@ __all__ = [
     "Snapshot",
     "UnreadableMaps",
     "Unsupported",
+    "WrongKey",
     "peers",
     "reserve",
     "shared_memory",
