@@ -40,6 +40,7 @@ from stead.errors import (
     RollbackFailed,
     UnreadableMaps,
     Unsupported,
+    WrongKey,
 )
 from stead.handle import Handle
 from stead.heap import (
@@ -130,6 +131,7 @@ __all__ = [
     "SymmetricStatistics",
     "UnreadableMaps",
     "Unsupported",
+    "WrongKey",
     "capture",
     "peers",
     "publish",

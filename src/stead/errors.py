@@ -130,6 +130,10 @@ class PeerFailed(AddressSpaceError):
         super().__init__(f"{peer}: {reason}", peer=peer, reason=reason)
 
 
+class WrongKey(PeerFailed):
+    """``peer`` has not shown that it knows our key, or says that we do not know its."""
+
+
 class PeersDisagree(AddressSpaceError):
     """The participants ask for different things; ``what`` says which."""
 
