@@ -39,6 +39,7 @@ from stead.errors import (
     Released,
     RollbackFailed,
     UnreadableMaps,
+    UnreadableSave,
     Unsupported,
     WrongKey,
 )
@@ -130,6 +131,7 @@ __all__ = [
     "SymmetricHeap",
     "SymmetricStatistics",
     "UnreadableMaps",
+    "UnreadableSave",
     "Unsupported",
     "WrongKey",
     "capture",
