@@ -110,8 +110,7 @@ def what_is_put_is_there() -> None:
                 h.put((right, block), data, wait=wait)
                 if not wait:
                     h.flush()
-                comm.send(None, right)
-                comm.recv(source=left)
+                comm.sendrecv(None, right, source=left)
                 assert h.get((me, block), size) == Random(size + left).randbytes(size), size
                 h.barrier()
         back = [bytearray(size) for size in sizes]
