@@ -105,7 +105,8 @@ class Hub:
     @property
     def refused(self) -> tuple[PeerFailed, ...]:
         """The last few who were not let in, or broke the protocol, and why: WrongKey, PeerFailed."""
-        return tuple(self._refused)
+        with self.busy:
+            return tuple(self._refused)
 
     def close(self) -> None:
         """Whoever waits for an answer gets PeerFailed; returns when the thread has ended. Idempotent."""
@@ -229,8 +230,7 @@ class Hub:
         except BlockingIOError:
             pass
         except KeyRefused as error:
-            self._send(connection, error.parting)
-            self._refuse(connection, str(error), WrongKey)
+            self._refuse(connection, str(error), WrongKey, error.parting)
             return []
         except Broken as error:
             self._refuse(connection, str(error))
@@ -267,26 +267,22 @@ class Hub:
             else:
                 session = self._membership.join(letter.name, letter.patience)
         except Refused as error:
-            self._post_to(connection, letters.Refuse(str(error)))
-            self._refuse(connection, f"wants to join as {letter.name!r}: {error}")
+            parting = connection.seal(letters.Refuse(str(error)))
+            self._refuse(connection, f"wants to join as {letter.name!r}: {error}", parting=parting)
             return
         if (old := self._of.pop(session, None)) is not None:
             old.session = None  # its other end has given it up
             self._end(old, "")
         self._of[session] = connection
         connection.joined(session)
-        self._post_to(connection, letters.Welcome(session.id))
+        self._send(connection, connection.seal(letters.Welcome(session.id)))
 
     def _post(self) -> None:
         """Send what the membership answers. To send may end a connection, and so lead to more answers."""
         while self._membership.outbox:
             session, number, what = self._membership.outbox.pop(0)
             if connection := self._of.get(session):
-                self._post_to(connection, letters.Answer(number, what))
-
-    def _post_to(self, connection: _Connection, letter: letters.Letter) -> None:
-        assert connection.envelopes
-        self._send(connection, connection.envelopes.seal(letters.write(letter)))
+                self._send(connection, connection.seal(letters.Answer(number, what)))
 
     def _send(self, connection: _Connection, data: bytes) -> None:
         unsent = connection.unsent
@@ -306,8 +302,12 @@ class Hub:
         if connection.session:
             connection.until = time.monotonic() + self._timeout if unsent else float("inf")
 
-    def _refuse(self, connection: _Connection, why: str, kind: type[PeerFailed] = PeerFailed) -> None:
+    def _refuse(
+        self, connection: _Connection, why: str, kind: type[PeerFailed] = PeerFailed, parting: bytes = b""
+    ) -> None:
+        # Noted first: who is told may look here at once.
         self._refused.append(kind(connection.name, why))
+        self._send(connection, parting)
         self._end(connection, why)
 
     def _lose(self, connection: _Connection, error: OSError) -> None:
@@ -337,6 +337,10 @@ class _Connection:
     def joined(self, session: Session) -> None:
         self.session, self.until = session, float("inf")
         self.name = session.name
+
+    def seal(self, letter: letters.Letter) -> bytes:
+        assert self.envelopes
+        return self.envelopes.seal(letters.write(letter))
 
     def missing(self) -> int:
         """How many bytes to read next at most: in a greeting none beyond what is due."""
