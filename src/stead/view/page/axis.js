@@ -121,21 +121,19 @@ function cuts(shown) {
 
 // Both are in order already, which sorting would not use.
 function merged(others, process) {
-  const edges = new Float64Array(others.length + 2 * process.count);
-  let count = 0;
+  const { start, pages, count } = process;
+  const total = others.length + 2 * count;
+  const edges = new Float64Array(total);
+  let kept = 0;
   let last = -1;
-  let next = 0;
-  const add = (edge) => {
-    while (next < others.length && others[next] <= edge) {
-      if (others[next] !== last) edges[count++] = last = others[next];
-      next++;
-    }
-    if (edge !== last) edges[count++] = last = edge;
-  };
-  for (let i = 0; i < process.count; i++) {
-    add(process.start[i]);
-    add(process.start[i] + process.pages[i]);
+  for (let next = 0, own = 0; next < others.length || own < 2 * count; ) {
+    const i = own >> 1;
+    const mine = own === 2 * count ? Infinity : own & 1 ? start[i] + pages[i] : start[i];
+    const other = next < others.length ? others[next] : Infinity;
+    const edge = mine < other ? mine : other;
+    if (mine < other) own++;
+    else next++;
+    if (edge !== last) edges[kept++] = last = edge;
   }
-  for (; next < others.length; next++) if (others[next] !== last) edges[count++] = last = others[next];
-  return edges.subarray(0, count);
+  return edges.subarray(0, kept);
 }

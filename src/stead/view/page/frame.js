@@ -9,7 +9,7 @@ const LAYOUT = { fan: 64, gutter: 0 };
 
 function layOut(width) {
   LAYOUT.fan = width < 640 ? 34 : 64;
-  LAYOUT.gutter = LAYOUT.fan + ADDRESS + (width < 640 ? 10 : 16);
+  LAYOUT.gutter = LAYOUT.fan + ADDRESS + (width < 640 ? 22 : 16);
 }
 const HEADER = 34;
 
@@ -58,7 +58,8 @@ class Frame {
     pen.globalAlpha = 0.55;
     pen.lineWidth = 1;
     pen.beginPath();
-    for (const [y, side] of [[top + 1.5, 1], [bottom - 1.5, -1]]) {
+    const low = bottom - top < 18; // too low for two
+    for (const [y, side] of low ? [[(top + bottom) / 2 - 1, 1]] : [[top + 1.5, 1], [bottom - 1.5, -1]]) {
       for (let x = LAYOUT.gutter, up = 0; x <= right; x += 6, up ^= 1) {
         if (x === LAYOUT.gutter) pen.moveTo(x, y);
         else pen.lineTo(Math.min(x, right), y + (up ? 2.5 * side : 0));
@@ -112,10 +113,11 @@ class Frame {
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     const put = (page, y, strong) => {
-      if (y < -1 || y > height + 1 || taken.some((each) => Math.abs(each - y) < LINE)) return;
-      taken.push(y);
+      const written = Math.min(Math.max(y, 6), height - 6);
+      if (y < -1 || y > height + 1 || taken.some((each) => Math.abs(each - written) < LINE)) return;
+      taken.push(written);
       pen.fillStyle = strong ? palette.ink : palette.soft;
-      pen.fillText(hex(page), LAYOUT.gutter - 10, Math.min(Math.max(y, 6), height - 6));
+      pen.fillText(hex(page), LAYOUT.gutter - 10, written);
       pen.fillStyle = palette.line;
       pen.fillRect(LAYOUT.gutter - 7, Math.round(y), 6, 1);
     };

@@ -71,7 +71,8 @@ class Labels {
     const { pen, palette } = this;
     const column = Math.min(right, x + 330);
     const wide = pen.measureText(amount).width;
-    const both = column - x >= wide + 60;
+    const tight = column - x < 170 && texts.every((each) => pen.measureText(each).width > column - x - wide - 10);
+    const both = column - x >= wide + 60 && !tight;
     const room = column - x - (both ? wide + 10 : 0);
     const text = texts.find((each) => pen.measureText(each).width <= room) || texts.at(-1);
     pen.textAlign = "left";

@@ -250,7 +250,7 @@ function listenToPrinting(app) {
   window.addEventListener("beforeprint", () => {
     theme = document.documentElement.dataset.theme || "";
     document.documentElement.dataset.theme = "light";
-    app.map.resize(2, 1040, 1080);
+    app.map.resize(2, 1040, 1000);
     app.map.draw();
   });
   window.addEventListener("afterprint", () => {
