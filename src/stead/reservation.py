@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, SupportsIndex, get_args
 from weakref import ref
 
-from stead import _native, ledger
+from stead import _native, events, ledger
 from stead.backing import ANONYMOUS, as_backing
 from stead.errors import AddressSpaceError, Obstacle, Occupied, Released, RollbackFailed
 from stead.identity import Identity, identity_of
@@ -132,6 +133,11 @@ class Reservation(_native.Hold):
         return RangeSet(each.range for each in self._parts)
 
     @property
+    def viewed(self) -> RangeSet:
+        """What live views show."""
+        return RangeSet(at for at, _ in list((self._leases or {}).values()))
+
+    @property
     def space(self) -> MemorySpace:
         return self._space
 
@@ -162,6 +168,7 @@ class Reservation(_native.Hold):
             raise ValueError("access is 'none', must let the memory be read: commit first, then protect")
         self._check_free(where)
         backing = as_backing(backing, self.name)
+        began = time.perf_counter() if events.listeners else 0.0
         # Allocating may take seconds, so it is done before the lock is taken.
         source = backing.source(length, "w" in access)
         with table_lock:
@@ -177,7 +184,11 @@ class Reservation(_native.Hold):
                 self._parts.cut(where)
                 raise
             self.generation += 1
-            return self._lease(Range.sized(where.start, length), "w" in access)
+            view = self._lease(Range.sized(where.start, length), "w" in access)
+        if events.listeners:
+            taken = time.perf_counter() - began
+            events.emit("commit", range=where, name=self.name, access=access, backing=backing, seconds=taken)
+        return view
 
     def view(self, offset: SupportsIndex | str = 0, size: SupportsIndex | str | None = None) -> memoryview:
         """A memoryview of committed memory: ``size`` bytes from ``offset`` (any, in bytes), by default up to
@@ -280,6 +291,8 @@ class Reservation(_native.Hold):
                 stop = left.stop if len(batch) < _BATCH else min(batch[-1].range.stop, left.stop)
                 self._decommit(Range(left.start, stop))
                 left = Range(stop, left.stop) if stop < left.stop else None
+        if events.listeners:
+            events.emit("decommit", range=where, name=self.name)
 
     def _decommit(self, where: Range) -> None:
         taken = self._parts.inside(where)
@@ -328,6 +341,8 @@ class Reservation(_native.Hold):
             self._parts = _NO_PARTS
         finally:
             _unlock()
+        if events.listeners:
+            events.emit("release", range=self.range, outer=self.outer, name=self.name)
 
     def __enter__(self) -> Self:
         self.check_live()

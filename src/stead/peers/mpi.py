@@ -21,6 +21,7 @@ from stead.peers import wire
 from stead.peers.pipes import positive_timeout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from mpi4py import MPI
@@ -49,6 +50,11 @@ class Mpi:
 
     Raises TypeError where ``comm`` is no communicator.
     """
+
+    # What is exchanged, and how what many say becomes one message: others exchange other things by the same tree.
+    _merge: Callable[[Any, Any], Any] = staticmethod(merge)
+    _encode: Callable[[Any], bytes] = staticmethod(wire.encode)
+    _decode: Callable[[bytes], Any] = staticmethod(wire.decode_answer)
 
     def __init__(self, comm: MPI.Intracomm, timeout: float = 30.0) -> None:
         self._timeout = positive_timeout(timeout)
@@ -106,7 +112,7 @@ class Mpi:
             if isinstance(said, tuple):
                 answer = answer if isinstance(answer, tuple) else said
             elif not isinstance(answer, tuple):
-                answer = merge(answer, said)
+                answer = self._merge(answer, said)
         if self._parent is None:
             # The others began when they were told that all have come, and wait for twice the timeout: what is
             # decided by then reaches them in time.
@@ -121,7 +127,7 @@ class Mpi:
         return answer if isinstance(answer, tuple) else self._all_sent(answer)
 
     def _send(self, answer: Message | tuple[str, str], to: int, tag: int) -> None:
-        data = wire.encode_failure(*answer) if isinstance(answer, tuple) else wire.encode(answer)
+        data = wire.encode_failure(*answer) if isinstance(answer, tuple) else self._encode(answer)
         self._unsent.append(self._comm.isend(data, dest=to, tag=tag))
 
     def _receive(self, source: int, tag: int, deadline: float) -> Message | tuple[str, str]:
@@ -132,7 +138,8 @@ class Mpi:
                 return f"rank {source}", "did not answer in time"
             let_others(looks)
         try:
-            return wire.decode_answer(message.recv())
+            said: Message | tuple[str, str] = self._decode(message.recv())
+            return said
         except ValueError as error:
             return f"rank {source}", str(error)
 

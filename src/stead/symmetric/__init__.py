@@ -2,5 +2,6 @@
 
 from stead.symmetric.heap import SymmetricHeap, SymmetricStatistics
 from stead.symmetric.pointer import GlobalPointer
+from stead.symmetric.slices import Slices
 
-__all__ = ["GlobalPointer", "SymmetricHeap", "SymmetricStatistics"]
+__all__ = ["GlobalPointer", "Slices", "SymmetricHeap", "SymmetricStatistics"]
