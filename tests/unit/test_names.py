@@ -81,7 +81,10 @@ def test_the_running_kernel_names_anonymous_memory_where_it_can() -> None:
     with stead.reserve("64 KiB", name="mine") as held:
         if not stead.this_process().name(held.range, "stead:mine"):
             pytest.skip("this kernel names no anonymous memory (Linux 5.17, CONFIG_ANON_VMA_NAME)")
-        for step in (lambda: None, lambda: held.commit(0, "16 KiB").release(), held.decommit):
-            step()
+        for step in ("reserved", "committed", "decommitted"):
+            if step == "committed":
+                held.commit(0, "16 KiB").release()
+            elif step == "decommitted":
+                held.decommit()
             found = [each for each in read_mappings() if each.range.overlaps(held.range)]
             assert {each.name for each in found} == {"[anon:stead:mine]"}
