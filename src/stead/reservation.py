@@ -135,6 +135,11 @@ class Reservation(_native.Hold):
         return RangeSet(each.range for each in self._parts)
 
     @property
+    def viewed(self) -> RangeSet:
+        """What live views show."""
+        return RangeSet(at for at, _ in list((self._leases or {}).values()))
+
+    @property
     def space(self) -> MemorySpace:
         return self._space
 
