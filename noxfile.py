@@ -17,7 +17,7 @@ for folder in sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).
     os.environ["PATH"] += os.pathsep + str(folder)
 
 
-def install(session: nox.Session, *groups: str, extras: str = "cli,numpy") -> None:
+def install(session: nox.Session, *groups: str, extras: str = "cli,numpy,top,metrics") -> None:
     wanted = [each for group in groups for each in nox.project.dependency_groups(PROJECT, group)]
     session.install(f".[{extras}]", *wanted)
 

@@ -2,7 +2,8 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → view → demo → doctor → testing → seeing → heap → arena | peers | handle | shared_memory → claiming
+    cli → view → demo → doctor → testing → seeing → heap | symmetric → arena | peers | handle | shared_memory
+        → claiming
         → reservation | agreement → parts → space → backing | segments → features | securing
         → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
         → sizes | errors | proc → _native
@@ -38,7 +39,9 @@ from stead.errors import (
     Released,
     RollbackFailed,
     UnreadableMaps,
+    UnreadableSave,
     Unsupported,
+    WrongKey,
 )
 from stead.handle import Handle
 from stead.heap import (
@@ -63,6 +66,7 @@ from stead.seeing import publishing as _publishing
 from stead.snapshot import Snapshot, snapshot
 from stead.space.process import ProcessSpace, this_process
 from stead.space.protocol import AddressSpace, MemorySpace
+from stead.symmetric import GlobalPointer, SymmetricHeap, SymmetricStatistics
 
 if TYPE_CHECKING:
     from typing import Any
@@ -91,6 +95,7 @@ __all__ = [
     "Corrupted",
     "File",
     "Footprint",
+    "GlobalPointer",
     "Handle",
     "HeapArray",
     "HeapHandle",
@@ -123,8 +128,12 @@ __all__ = [
     "SharedHeap",
     "SharedMemory",
     "Snapshot",
+    "SymmetricHeap",
+    "SymmetricStatistics",
     "UnreadableMaps",
+    "UnreadableSave",
     "Unsupported",
+    "WrongKey",
     "capture",
     "peers",
     "publish",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from stead import events
 from stead.errors import AddressSpaceError, Contended, NoGap, Occupied, PeerFailed, PeersDisagree, RollbackFailed
 from stead.grid import CELLS, FREE, Bitmaps, Grid, Search, View, nominees
 from stead.messages import (
@@ -113,6 +114,9 @@ def converse(us: Participant, attempts: int = 32) -> Generator[Message, Message,
             where = search.grid.range(search.found)
             outer = search.grid.placement.with_guards(where, us.granularity)
             last = yield from us.vote(search.grid.placement, Agreed(where, outer, us.token))
+            if events.listeners:
+                facts = {"range": outer, "claimed": bool(last.claimed), "peers": us.peers}
+                events.emit("agreement round", attempt=attempt, **facts)
             if last.claimed:
                 return last.agreed
             attempt += 1

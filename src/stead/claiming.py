@@ -8,6 +8,7 @@ from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
+from stead import events
 from stead.agreement import agree, drive
 from stead.backing import check_name
 from stead.budget import check_room
@@ -126,8 +127,12 @@ def reserve(
             if reservation is not None:
                 if name is not None:
                     reservation.name = name
-                    _named(reservation)
+                    return _named(reservation)
+                if events.listeners:
+                    _tell(reservation)
                 return reservation
+            if events.listeners:
+                _tell_lost(space, Range.sized(first + draw % total * step, bytes_held))
     else:
         wanted = _seeded(wanted, seed)
     if together is not None:
@@ -156,7 +161,18 @@ def _check(space: ProcessSpace, wanted: Sequence[Placement]) -> None:
 def _named(reservation: Reservation) -> Reservation:
     if reservation.name is not None and isinstance(reservation.space, ProcessSpace):
         reservation.space.name(reservation.outer, SHARED_PREFIX + reservation.name)
+    if events.listeners:
+        _tell(reservation)
     return reservation
+
+
+def _tell_lost(space: MemorySpace, where: Range) -> None:
+    if space.obstacle(where):  # else a limit was in the way, and will be told as an error
+        events.emit("claim lost", range=where)
+
+
+def _tell(reservation: Reservation) -> None:
+    events.emit("reserve", range=reservation.range, outer=reservation.outer, name=reservation.name)
 
 
 class Quick(NamedTuple):
@@ -257,6 +273,8 @@ def _search_window(
         try:
             space.reserve_at(outer, keep)
         except Occupied:
+            if events.listeners:
+                events.emit("claim lost", range=outer)
             seen = space.footprint(placement.within)
             avoided = seen.without(outer)
         else:
@@ -331,6 +349,8 @@ def claim_exactly(space: AddressSpace, outer: Range, wanted: Placement) -> None:
     try:
         space.reserve_at(outer)
     except Occupied:
+        if events.listeners:
+            events.emit("claim lost", range=outer)
         raise Occupied(outer, space.obstacle(outer), _nearest(space, outer, wanted)) from None
 
 

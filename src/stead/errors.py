@@ -130,6 +130,10 @@ class PeerFailed(AddressSpaceError):
         super().__init__(f"{peer}: {reason}", peer=peer, reason=reason)
 
 
+class WrongKey(PeerFailed):
+    """``peer`` has not shown that it knows our key, or says that we do not know its."""
+
+
 class PeersDisagree(AddressSpaceError):
     """The participants ask for different things; ``what`` says which."""
 
@@ -160,6 +164,17 @@ class UnreadableMaps(AddressSpaceError, ValueError):
 
     def __init__(self, number: int, line: str, why: str) -> None:
         super().__init__(f"line {number} of the maps cannot be read, {why}: {line!r}", number=number, line=line)
+
+
+class UnreadableSave(AddressSpaceError, ValueError):
+    """``path`` is no save that can be restored here: damaged, cut off, of another program or another machine;
+    ``why`` says which."""
+
+    path: str
+    why: str
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path} cannot be restored: {why}", path=path, why=why)
 
 
 class OutOfSpace(AddressSpaceError, MemoryError):

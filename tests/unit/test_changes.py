@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,6 +93,7 @@ def at(start: int, size: int = MIB, **more: Any) -> MappingSeen:
 
 def before_and_after() -> tuple[Artefact, Artefact]:
     stays = at(0x10000000, resident=PAGE, swapped=0)
+    touched: MappingSeen = {**stays, "resident": 3 * PAGE}
     arena = {"start": "0x50000000", "stop": "0x60000000", "name": "weights", "quota": None}
     fill = {"committed": MIB, "used": 1000, "blocks": 1, "high_water": 1000, "dirty": 0, "largest_free_run": MIB}
     one = process(
@@ -99,7 +101,7 @@ def before_and_after() -> tuple[Artefact, Artefact]:
         pages_by="scan", arenas=[{**arena, "fill": fill}],
     )  # fmt: skip
     two = process(
-        [{**stays, "resident": 3 * PAGE}, at(0x30000000, access="r--p"), at(0x40000000, 2 * MIB, name="/new"),
+        [touched, at(0x30000000, access="r--p"), at(0x40000000, 2 * MIB, name="/new"),
          at(0x50000000)],
         pages_by="scan", arenas=[{**arena, "fill": {**fill, "used": 5000}}],
     )  # fmt: skip
@@ -156,7 +158,7 @@ def test_the_changes_are_what_makes_the_one_the_other(data: st.DataObject) -> No
             else:
                 made[page] = change.after.access
     assert made == two
-    assert all(low.where.stop <= high.where.start for low, high in zip(found, found[1:], strict=False))
+    assert all(low.where.stop <= high.where.start for low, high in pairwise(found))
 
 
 def test_processes_are_the_same_by_start_by_rank_or_alone() -> None:
@@ -195,10 +197,10 @@ def test_a_recording_is_what_happened(tmp_path: Path) -> None:
     code = "held = stead.reserve('1 GiB')\nstead.publish()\nsay(1)\nhear()"
     with other(code) as child:
         child.hear()
-        result = stead_runs("record", str(child.pid), "--seconds", "0.05", "--every", "0.01", "-o", str(path))
+        result = stead_runs("record", str(child.pid), "--seconds", "0.2", "--every", "0.01", "-o", str(path))
         assert result.exit_code == 0, result.output
     taken = list(frames(path))
-    assert 2 <= len(taken) <= 6
+    assert 1 <= len(taken) <= 21
     assert re.search(rf"{len(taken)} snapshots in ", result.stderr)
     times = [each["taken_at"] for each in taken]
     assert times == sorted(times)
@@ -206,9 +208,9 @@ def test_a_recording_is_what_happened(tmp_path: Path) -> None:
     text = stead_runs("replay", str(path)).stdout
     assert len(text.splitlines()) == 1 + len(taken)
     assert max(map(len, text.splitlines())) <= 80
-    assert f"pid {child.pid}" in stead_runs("replay", str(path), "--frame", "1").stdout
-    assert json.loads(stead_runs("replay", str(path), "--frame", "1", "--json").stdout) == json.loads(
-        json.dumps(taken[1])
+    assert f"pid {child.pid}" in stead_runs("replay", str(path), "--frame", "0").stdout
+    assert json.loads(stead_runs("replay", str(path), "--frame", "0", "--json").stdout) == json.loads(
+        json.dumps(taken[0])
     )
     assert len(json.loads(stead_runs("replay", str(path), "--json").stdout)) == len(taken)
     refused(stead_runs("replay", str(path), "--frame", "99"), f"has {len(taken)} snapshots, and none of number 99")
@@ -226,7 +228,7 @@ def test_a_process_that_ends_while_it_is_recorded(tmp_path: Path) -> None:
             assert recorder.stderr is not None
             said = recorder.stderr.read()
             assert recorder.wait() == 1
-    assert re.match(rf"Error: .*process {child.pid}.*; \d+ of it in .*recording.json\n$", said)
+    assert re.match(rf"Error: .*process {child.pid}.*; \d+ snapshots in .*recording.json\n$", said)
     assert len(list(frames(path))) >= 2
 
 
@@ -271,3 +273,10 @@ def test_a_file_of_many_snapshots_can_be_shown(tmp_path: Path) -> None:
         path = tmp_path / "x"
         path.write_text(stead_runs("show", "--json").stdout)
     assert "mine" in stead_runs("show", "--all", "--from", str(path)).stdout
+
+
+def test_a_recording_that_cannot_begin_leaves_the_file_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("precious")
+    refused(stead_runs("record", str(1 << 30), "-o", str(path)), "there is no process")
+    assert path.read_text() == "precious"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, SupportsIndex
 
-from stead import _native
+from stead import _native, events
 from stead.arena import registry
 from stead.arena.arrays import new_array
 from stead.arena.care import Care, guard_size, not_live
-from stead.arena.sources import UNIT, Whole, in_reservation
+from stead.arena.sources import UNIT, Whole, Within, in_reservation
 from stead.arena.statistics import ArenaStatistics, SizeClass
 from stead.arena.trimming import PIECE, give_back, next_limit
 from stead.backing import Anonymous
@@ -76,7 +76,7 @@ class Arena(_native.Arena):
 
     def __init__(
         self,
-        source: SupportsIndex | str | Reservation | _native.Block,
+        source: SupportsIndex | str | Reservation | _native.Block | Within,
         *,
         name: str | None = None,
         backing: type_of_backing = None,
@@ -275,14 +275,22 @@ class Arena(_native.Arena):
                     f"cannot close {self!r}: {statistics.blocks} live block{'s' * (statistics.blocks > 1)}, of "
                     f"{format_size(statistics.used)}; free them, delete the Blocks and the arrays made in it"
                 )
-            self._closed = True
-            self._end()
-            self._care = None
-            source, self._source = self._source, None
-            reservation, _, _, views = self._tables
-            views.clear()
-            reservation.release()
-            source.close()
+            self._end_with(self._source)
+
+    def abandon(self) -> None:
+        """Close, whatever is live: for the owner of the memory, who takes it back."""
+        with table_lock:
+            if self._source is not None:
+                self._end_with(self._source)
+
+    def _end_with(self, source: Source) -> None:
+        self._closed = True
+        self._end()
+        self._care = self._source = None
+        reservation, _, _, views = self._tables
+        views.clear()
+        reservation.release()
+        source.close()
 
     def __enter__(self) -> Self:
         self._live_source()
@@ -366,6 +374,7 @@ class Arena(_native.Arena):
 
     def _grow(self, size: int, alignment: int) -> bool:
         """More units, so that this fits: whether there is something new to look at."""
+        before = self._units
         with table_lock:
             rest = self._max_units - self._units
             missing = self._shortfall(size, alignment)
@@ -382,13 +391,23 @@ class Arena(_native.Arena):
                     f"size is {size} bytes, and {self!r} cannot grow: {error}",
                     size=size, largest_free_run=self._statistics()[4],
                 ) from error  # fmt: skip
-            return True
+        if events.listeners:
+            self._tell_growth(before)
+        return True
 
     def _lengthen(self, missing: int) -> None:
         """So many units more, if they can be had: the last block wants to grow."""
+        before = self._units
         with table_lock:
             if missing <= self._max_units - self._units:
                 self._add(missing)
+        if events.listeners:
+            self._tell_growth(before)
+
+    def _tell_growth(self, before: int) -> None:
+        if self._units > before and self._source:
+            sizes = {"before": before * UNIT, "after": self._units * UNIT}
+            events.emit("growth", of="arena", name=self.name, range=self._source.where, **sizes)
 
     def _add(self, least: int) -> None:
         """At least so many units more, by the step where memory allows it. Under the lock."""
@@ -427,8 +446,12 @@ class Arena(_native.Arena):
 
 
 def _source(
-    given: SupportsIndex | str | Reservation | _native.Block, name: str | None, backing: type_of_backing
+    given: SupportsIndex | str | Reservation | _native.Block | Within,
+    name: str | None,
+    backing: type_of_backing,
 ) -> Source:
+    if isinstance(given, Within):
+        return given
     if isinstance(given, Reservation):
         return in_reservation(given, backing, own=False)
     if isinstance(given, _native.Block):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import click
 
 # Modules here that have a command, in the order of the help.
-_COMMANDS = ("show", "why", "find", "ps", "budget", "diff", "record", "doctor", "mpi", "demo")
+_COMMANDS = ("show", "why", "find", "ps", "top", "budget", "diff", "record", "doctor", "mpi", "demo")
 
 
 def main() -> None:

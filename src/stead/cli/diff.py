@@ -25,8 +25,8 @@ def commands() -> list[click.Command]:
         click.Command(
             "diff",
             callback=one_line_errors(diff),
-            help="Say what is different in AFTER, a file that `stead show --json` wrote: what was mapped, unmapped "
-            "or changed since BEFORE, and where memory grew.",
+            help="Say what is different in AFTER, a file that `stead show --json` wrote: what was mapped, "
+            "unmapped or changed since BEFORE, and where memory grew.",
             params=[file("before"), file("after"), json_option()],
         )
     ]
