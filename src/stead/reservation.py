@@ -20,6 +20,8 @@ from stead.identity import Identity, identity_of
 from stead.parts import Part, PartTable
 from stead.ranges import Range, RangeSet, align_up
 from stead.sizes import parse_size
+from stead.snapshot import SHARED_PREFIX
+from stead.space.process import ProcessSpace
 from stead.space.protocol import Access
 
 if TYPE_CHECKING:
@@ -183,6 +185,8 @@ class Reservation(_native.Hold):
             except BaseException:
                 self._parts.cut(where)
                 raise
+            if source.fd < 0:
+                self._rename(where)
             self.generation += 1
             view = self._lease(Range.sized(where.start, length), "w" in access)
         if events.listeners:
@@ -304,6 +308,7 @@ class Reservation(_native.Hold):
             for part in taken:
                 self._parts.put(part)
             raise
+        self._rename(where)
         self.generation += 1
         if self._lingering is None:
             self._lingering = []
@@ -311,6 +316,11 @@ class Reservation(_native.Hold):
             self._sweep(self._lingering)
         else:
             self._lingering.append(where)
+
+    def _rename(self, where: Range) -> None:
+        """A name in the maps goes with the mapping that is replaced. Named alike, neighbours merge again."""
+        if self.name is not None and isinstance(self._space, ProcessSpace):
+            self._space.name(where, SHARED_PREFIX + self.name)
 
     def _sweep(self, lingering: list[Range]) -> None:
         """Make inaccessible what the limit of mappings left accessible before, as far as it lets us now."""

@@ -228,7 +228,7 @@ def test_a_process_that_ends_while_it_is_recorded(tmp_path: Path) -> None:
             assert recorder.stderr is not None
             said = recorder.stderr.read()
             assert recorder.wait() == 1
-    assert re.match(rf"Error: .*process {child.pid}.*; \d+ of it in .*recording.json\n$", said)
+    assert re.match(rf"Error: .*process {child.pid}.*; \d+ snapshots in .*recording.json\n$", said)
     assert len(list(frames(path))) >= 2
 
 
@@ -273,3 +273,10 @@ def test_a_file_of_many_snapshots_can_be_shown(tmp_path: Path) -> None:
         path = tmp_path / "x"
         path.write_text(stead_runs("show", "--json").stdout)
     assert "mine" in stead_runs("show", "--all", "--from", str(path)).stdout
+
+
+def test_a_recording_that_cannot_begin_leaves_the_file_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("precious")
+    refused(stead_runs("record", str(1 << 30), "-o", str(path)), "there is no process")
+    assert path.read_text() == "precious"

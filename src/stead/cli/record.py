@@ -64,16 +64,15 @@ def commands() -> list[click.Command]:
 
 def record(pids: tuple[int, ...], seconds: float, every: float, output: Path) -> None:
     taken = 0
-    with open(output, "w", encoding="utf-8") as file:
-        try:
-            for _ in record_frames(file, pids, seconds, every):
-                taken += 1
-        except KeyboardInterrupt:
-            pass
-        except OSError as error:
-            if not taken:
-                raise
-            raise type(error)(error.errno, f"{error.strerror}; {taken} of it in {output}") from None
+    try:
+        for _ in record_frames(output, pids, seconds, every):
+            taken += 1
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        if not taken:
+            raise
+        raise type(error)(error.errno, f"{error.strerror}; {taken} snapshots in {output}") from None
     sys.stderr.write(f"{taken} snapshots in {output}\n")
 
 

@@ -13,7 +13,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 
 from stead.seeing.sums import Sums, sums
 from stead.sizes import format_size
-from stead.view.text import bar, clean
+from stead.view.text import bar, clean, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,5 +256,7 @@ def _add(text: Text, what: str, name: str | None, fill: Fill | None, more: str) 
     if fill:
         room = fill["committed"] or 1
         text.append("▕" + f"{bar(fill['used'] / room, 16, ascii_only=False):<16}" + "▏ ", "green")
-        text.append(f"{format_size(fill['used'])} of {format_size(fill['committed'])}, {fill['blocks']:,} blocks")
+        text.append(
+            f"{format_size(fill['used'])} of {format_size(fill['committed'])}, {plural(fill['blocks'], 'block')}"
+        )
     text.append(more + "\n")
