@@ -217,7 +217,7 @@ static int module_exec(PyObject *module)
     if (!state->lost)
         return -1;
     PyType_Spec *types[] = {&stead_hold_spec, &stead_exporter_spec, &stead_finalizer_spec, &stead_arena_spec, &stead_block_spec,
-                           &stead_heap_spec, &stead_channel_spec, &stead_book_spec, &stead_onesided_spec};
+                           &stead_heap_spec, &stead_channel_spec, &stead_onesided_spec, &stead_book_spec};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, types[i], NULL);
         int failed = !type || PyModule_AddType(module, (PyTypeObject *)type);

@@ -2,7 +2,8 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → demo | view | doctor → testing → heap | symmetric → arena | peers | handle | shared_memory → claiming
+    cli → view → demo → doctor → testing → seeing → heap | symmetric → arena | peers | handle | shared_memory
+        → claiming
         → reservation | agreement → parts → space → backing | segments → features | securing
         → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
         → sizes | errors | proc → _native
@@ -31,6 +32,7 @@ from stead.errors import (
     Obstacle,
     Occupied,
     OutOfSpace,
+    OverQuota,
     OwnerDied,
     PeerFailed,
     PeersDisagree,
@@ -39,6 +41,7 @@ from stead.errors import (
     UnreadableMaps,
     UnreadableSave,
     Unsupported,
+    WrongKey,
 )
 from stead.handle import Handle
 from stead.heap import (
@@ -58,6 +61,8 @@ from stead.maps import Kind, Mapping
 from stead.placement import Footprint, Placement
 from stead.ranges import Range, RangeSet
 from stead.reservation import Reservation
+from stead.seeing import NoSnapshot, capture, publish
+from stead.seeing import publishing as _publishing
 from stead.snapshot import Snapshot, snapshot
 from stead.space.process import ProcessSpace, this_process
 from stead.space.protocol import AddressSpace, MemorySpace
@@ -101,10 +106,12 @@ __all__ = [
     "Mapping",
     "MemorySpace",
     "NoGap",
+    "NoSnapshot",
     "NotLive",
     "Obstacle",
     "Occupied",
     "OutOfSpace",
+    "OverQuota",
     "OwnerDied",
     "PeerFailed",
     "PeersDisagree",
@@ -126,7 +133,10 @@ __all__ = [
     "UnreadableMaps",
     "UnreadableSave",
     "Unsupported",
+    "WrongKey",
+    "capture",
     "peers",
+    "publish",
     "reserve",
     "shared_memory",
     "snapshot",
@@ -140,3 +150,6 @@ def __getattr__(name: str) -> Any:
 
         return HeapArray
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_publishing.begin_if_wanted()

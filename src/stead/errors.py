@@ -130,6 +130,10 @@ class PeerFailed(AddressSpaceError):
         super().__init__(f"{peer}: {reason}", peer=peer, reason=reason)
 
 
+class WrongKey(PeerFailed):
+    """``peer`` has not shown that it knows our key, or says that we do not know its."""
+
+
 class PeersDisagree(AddressSpaceError):
     """The participants ask for different things; ``what`` says which."""
 
@@ -178,6 +182,14 @@ class OutOfSpace(AddressSpaceError, MemoryError):
 
     size: int
     largest_free_run: int
+
+
+class OverQuota(OutOfSpace):
+    """An arena would need more than its ``quota``, of which ``used`` bytes are in live blocks, for ``size`` more
+    bytes."""
+
+    quota: int
+    used: int
 
 
 class NotLive(AddressSpaceError, ValueError):

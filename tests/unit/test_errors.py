@@ -32,6 +32,7 @@ from stead.errors import (
     RollbackFailed,
     UnreadableMaps,
     Unsupported,
+    WrongKey,
 )
 from stead.placement import Placement
 from stead.ranges import Range
@@ -56,6 +57,7 @@ EXAMPLES: list[Exception] = [
     LimitReached("a page too low", "mmap_min_addr", errno.EPERM),
     Unsupported("huge='explicit'", "a kernel with hugetlb pages", "none"),
     PeerFailed("worker 3", "did not answer in time"),
+    WrongKey("the hub at tcp://10.0.0.1:4000", "does not accept our key"),
     PeersDisagree("size is 1 for one, and 2 for peer 1"),
     RollbackFailed("could not be given back", [HERE, THERE]),
     Released("used after its release"),

@@ -199,7 +199,7 @@ class SymmetricHeap(OneSided, WithSlices):
         with self._lock:
             self._begin(what)
             spot = self._plan.place(wanted, max(multiple, UNIT))
-            self._secure(spot, self._plan.step(what))
+            self._secure(spot, what)
             address = self._where.start + spot.offset
             self._add(address, address + wanted)
             self._plan.take(spot, what)
@@ -252,11 +252,12 @@ class SymmetricHeap(OneSided, WithSlices):
         if self.check:
             self._voting.same(self._plan.step(what))
 
-    def _secure(self, spot: Spot, step: str) -> None:
+    def _secure(self, spot: Spot, what: str) -> None:
         """Have memory for the block at all ranks, or at none."""
         needed, generous = self._plan.missing(spot)
         if not needed:
             return
+        step = self._plan.step(what)
         if generous != needed:
             # Where one rank has less, all try again with what is needed.
             with contextlib.suppress(Exception):
