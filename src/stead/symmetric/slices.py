@@ -213,10 +213,10 @@ class Slices:
         with self._lock:
             self._live()
             wish: Wish | None = None
-            refusal: Exception | None = None
+            refusal: BaseException | None = None
             try:
                 wish = self._wish(blocks, to, copy, progress)
-            except Exception as error:
+            except BaseException as error:
                 refusal = error
             arrived = Migration(self._group, self._residents, self._pages).run(wish, refusal, progress)
             self._mixed = self._mixed or bool(arrived) or bool(wish and wish.cargo.blocks)
@@ -282,7 +282,7 @@ class Slices:
                 try:
                     group.run(made.refill(found, facts, {}), "read its file")
                 except BaseException:
-                    made.close()
+                    made.abandon()
                     raise
             except BaseException:
                 if reservation:
