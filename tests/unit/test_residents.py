@@ -100,14 +100,15 @@ class Model(RuleBasedStateMachine):
         receiver.check_room(cargo.strips)
         receiver.came(cargo.strips)
         if copy:
-            sender.were_copied(cargo.strips)
+            sender.were_copied(cargo.strips, to)
+            receiver.came_as_copies(cargo.strips)
         else:
             sender.went(cargo.strips)
         for each in chosen:
             self.having[each].add(to)
             if not copy:
                 self.having[each].discard(source)
-            elif self.owner(each) != source:
+            elif self.owner(each) not in (source, to):
                 self.untold[each] += 1
 
     @rule(data=st.data())
@@ -185,7 +186,7 @@ class Model(RuleBasedStateMachine):
 
 
 def test_the_bookkeeping_does_what_the_model_does() -> None:
-    run_state_machine_as_test(Model, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Model, settings=settings(max_examples=100, stateful_step_count=40, deadline=None))
 
 
 @pytest.fixture

@@ -78,8 +78,11 @@ class Migration:
         except BaseException:
             self._undo()
             raise
+        for source, cargo in arrivals.items():
+            if said[source]["copy"]:
+                self._residents.came_as_copies(cargo.strips)
         if wish and wish.to is not None:
-            self._let_go(wish)
+            self._let_go(wish, wish.to)
         return [
             Arrival(source, cargo.blocks, cargo.size, cargo.strips) for source, cargo in sorted(arrivals.items())
         ]
@@ -91,6 +94,7 @@ class Migration:
         said = self._group.gather(
             {
                 "to": wish.to if wish else None,
+                "copy": bool(wish and wish.copy),
                 "list": len(wish.cargo.strips) if wish else 0,
                 "size": wish.cargo.size if wish else 0,
                 "notes": {str(owner): [len(each.freed), len(each.copied)] for owner, each in notes.items()},
@@ -215,9 +219,9 @@ class Migration:
 
     # ---- the end ----
 
-    def _let_go(self, wish: Wish) -> None:
+    def _let_go(self, wish: Wish, to: int) -> None:
         if wish.copy:
-            self._residents.were_copied(wish.cargo.strips)
+            self._residents.were_copied(wish.cargo.strips, to)
         else:
             self._residents.went(wish.cargo.strips)
             self._clear(wish.cargo.strips)

@@ -140,13 +140,19 @@ class Residents:
         for owner, part in self.by_owner(strips):
             (self._book.add if owner == self.rank else self._book.drop)(owner, part)
 
-    def were_copied(self, strips: bytes) -> None:
-        """Another rank has them, too."""
+    def were_copied(self, strips: bytes, to: int) -> None:
+        """Rank ``to`` has them, too, which calls ``came_as_copies``."""
         for owner, part in self.by_owner(strips):
             if owner == self.rank:
                 self._count(part)
-            else:
+            elif owner != to:
                 self._copied.setdefault(owner, []).append(part)
+
+    def came_as_copies(self, strips: bytes) -> None:
+        """The sender has them still. Of ours we know at once: a free here must not pass for the last one."""
+        for owner, part in self.by_owner(strips):
+            if owner == self.rank:
+                self._count(part)
 
     def free(self, address: int) -> int:
         """The contents of a block here end: its size. Raises NotLive."""
