@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -164,7 +165,7 @@ class Hub:
         if self._accepting_from:
             until.append(self._accepting_from)
         first = min(until)
-        return None if first == float("inf") else max(first - time.monotonic(), 0)
+        return None if first == inf else max(first - time.monotonic(), 0)
 
     def _turn(self, ready: dict[Any, int]) -> None:
         # What is overdue comes first: where this process was stopped, nothing may be decided that others have
@@ -300,7 +301,7 @@ class Hub:
         if self._ready.get_key(connection.socket).events != events:
             self._ready.modify(connection.socket, events)
         if connection.session:
-            connection.until = time.monotonic() + self._timeout if unsent else float("inf")
+            connection.until = time.monotonic() + self._timeout if unsent else inf
 
     def _refuse(
         self, connection: _Connection, why: str, kind: type[PeerFailed] = PeerFailed, parting: bytes = b""
@@ -335,7 +336,7 @@ class _Connection:
         _, self._wants = next(self._greeting)
 
     def joined(self, session: Session) -> None:
-        self.session, self.until = session, float("inf")
+        self.session, self.until = session, inf
         self.name = session.name
 
     def seal(self, letter: letters.Letter) -> bytes:
