@@ -85,11 +85,12 @@ class Hub:
             self._ready.register(self._woken, selectors.EVENT_READ)
             self._ready.register(self._listening.socket, selectors.EVENT_READ)
             self._thread = threading.Thread(target=self._serve, name=f"stead hub at {where}", daemon=True)
+            _hubs.add(self)
             self._thread.start()
         except BaseException:
+            _hubs.discard(self)
             self._drop()
             raise
-        _hubs.add(self)
         atexit.register(self.close)
 
     @property
@@ -385,10 +386,12 @@ def checked_key(key: bytes, where: Address) -> bytes:
 # ---- fork -----------------------------------------------------------------------------------------
 
 _hubs: WeakSet[Hub] = WeakSet()
+_forking = threading.Lock()
 _held: list[Hub] = []
 
 
 def _before_fork() -> None:
+    _forking.acquire()
     _held.extend(_hubs)
     for each in _held:
         each.busy.acquire()
@@ -397,6 +400,7 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     while _held:
         _held.pop().busy.release()
+    _forking.release()
 
 
 def _after_fork_in_child() -> None:
@@ -404,6 +408,7 @@ def _after_fork_in_child() -> None:
         each = _held.pop()
         each.abandon()
         each.busy.release()
+    _forking.release()
 
 
 os.register_at_fork(
