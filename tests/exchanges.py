@@ -108,7 +108,7 @@ class OverTree(Group):
             with self._clock.lock:
                 return boxes.setdefault((source, dest, tag), SimpleQueue())
 
-        ranks = [_Communicator(rank, count, box, self._clock) for rank in range(count)]
+        ranks: list[Any] = [_Communicator(rank, count, box, self._clock) for rank in range(count)]
         self.exchanges = [Mpi(rank, timeout) for rank in ranks]
         self.names = [f"rank {n}" for n in range(count)]
         vars(mpi)["time"] = self._clock
