@@ -83,6 +83,15 @@ class Address:
         return bool(self.path)
 
 
+def checked_key(key: bytes, where: Address) -> bytes:
+    """Raises TypeError, ValueError."""
+    if not isinstance(key, bytes):
+        raise TypeError(f"key is of type {type(key).__name__}, must be bytes")
+    if not key and not where.local:
+        raise ValueError(f"key is empty, must not be over TCP ({where}): anybody may connect there")
+    return key
+
+
 def connect(address: Address, timeout: float) -> socket.socket:
     """A connection. Raises OSError; TimeoutError after so many seconds (looking a host name up may take
     longer)."""
