@@ -17,7 +17,7 @@ for folder in sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).
     os.environ["PATH"] += os.pathsep + str(folder)
 
 
-def install(session: nox.Session, *groups: str, extras: str = "cli,numpy") -> None:
+def install(session: nox.Session, *groups: str, extras: str = "cli,numpy,top,metrics") -> None:
     wanted = [each for group in groups for each in nox.project.dependency_groups(PROJECT, group)]
     session.install(f".[{extras}]", *wanted)
 
@@ -59,6 +59,13 @@ def integrations(session: nox.Session) -> None:
     session.run(
         "pytest", "tests/integration", "tests/unit", "tests/docs", "-k", "arena or numpy or heap", *session.posargs
     )
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The page of `stead show --html`, driven in the Chromium that is installed as `chromium`."""
+    install(session, "test", "browser")
+    session.run("pytest", "tests/integration/browser", *session.posargs)
 
 
 @nox.session

@@ -289,6 +289,25 @@ int stead_arena_find(stead_arena *a, uint64_t address, stead_block *block)
     return got;
 }
 
+int stead_arena_find_row(stead_arena *a, uint64_t address, stead_block *block, uint32_t *row)
+{
+    uint32_t unit;
+    uint64_t e;
+    *row = 0;
+    if (!unit_of(a, address, &unit))
+        return STEAD_FOREIGN;
+    unsigned l = enter(a, unit, &e);
+    int got = find(a, address, unit, l, e, block);
+    if (got == STEAD_DONE) {
+        *row = 1;
+        for (uint32_t head = unit - back_of(e), i = (uint32_t)(block->node & 0xffff) >> 1;
+             l != NONE && word_of(a, head, class_of(e), i + *row) == LIVE;)
+            ++*row;
+    }
+    leave(a, l);
+    return got;
+}
+
 /* What is not as it was wanted, though live: a block of nobody's is not the holder's. */
 static int refusal(int got) { return got == STEAD_DONE ? STEAD_NOT_LIVE : got; }
 

@@ -82,6 +82,10 @@ int stead_arena_free_held(stead_arena *arena, uint64_t address); /* for the hold
 /* The live block that begins at an address (DONE, HELD) or holds it (INTERIOR): its node, and its usable size. */
 int stead_arena_find(stead_arena *arena, uint64_t address, stead_block *block);
 
+/* The same for a block that is live and nobody's to hold; `row`: so many such blocks of its size lie side by side from
+ * it on, as far as one lock shows. */
+int stead_arena_find_row(stead_arena *arena, uint64_t address, stead_block *block, uint32_t *row);
+
 /* Grow or shrink where it is: DONE, NO_SPACE (in `missing`: units that, added at the arena's end, would do; 0
  * where none would), or why the address is not a live block. */
 int stead_arena_resize(stead_arena *arena, uint64_t address, uint64_t size, uint64_t *usable, uint64_t *missing);
@@ -130,6 +134,15 @@ void stead_arena_each(stead_arena *arena, void (*visit)(void *context, uint64_t 
 
 /* Walks every invariant: NULL, or the first that does not hold, and the unit where. */
 const char *stead_arena_check(stead_arena *arena, uint32_t *unit);
+
+/* ---- saved tables ---- */
+
+/* Bytes at the start of the tables that are no table. */
+uint64_t stead_arena_header(void);
+
+/* `a` was made empty, and its tables, but for the header, read what those of another arena did that was just purged;
+ * `saved`: that one's header. DONE, or FOREIGN where it had other addresses or guards. To be checked then. */
+int stead_arena_adopt(stead_arena *a, const stead_arena *saved);
 
 /* ---- fork ---- */
 

@@ -390,6 +390,32 @@ static PyObject *arena_check(PyObject *object, PyObject *none)
     return wrong ? Py_BuildValue("sI", wrong, unit) : Py_NewRef(Py_None);
 }
 
+static PyObject *arena_header(PyObject *object, PyObject *none)
+{
+    (void)none;
+    if (!alive((Arena *)object))
+        return NULL;
+    return PyBytes_FromStringAndSize((const char *)((Arena *)object)->arena, (Py_ssize_t)stead_arena_header());
+}
+
+static PyObject *arena_adopt(PyObject *object, PyObject *saved)
+{
+    char *header;
+    Py_ssize_t size;
+    if (!alive((Arena *)object) || PyBytes_AsStringAndSize(saved, &header, &size))
+        return NULL;
+    if (size != (Py_ssize_t)stead_arena_header())
+        return PyLong_FromLong(STEAD_FOREIGN);
+    stead_arena *copy = PyMem_Malloc((size_t)size + 127); /* it has parts that must be aligned */
+    if (!copy)
+        return PyErr_NoMemory();
+    stead_arena *aligned = (stead_arena *)(((uintptr_t)copy + 127) & ~(uintptr_t)127);
+    memcpy(aligned, header, (size_t)size);
+    int got = stead_arena_adopt(((Arena *)object)->arena, aligned);
+    PyMem_Free(copy);
+    return PyLong_FromLong(got);
+}
+
 static PyObject *arena_get_units(PyObject *object, void *which)
 {
     stead_arena *a = ((Arena *)object)->arena;
@@ -497,6 +523,8 @@ static PyMethodDef arena_methods[] = {
     {"_checkout", arena_checkout, METH_O, "_checkout(least): (head, units, from, to), or None"},
     {"_checkin", arena_checkin, METH_VARARGS, "_checkin(head, units, zero)"},
     {"_statistics", arena_statistics, METH_NOARGS, "_statistics(): numbers as in stead_statistics"},
+    {"_header", arena_header, METH_NOARGS, "_header(): the start of the tables, as bytes"},
+    {"_adopt", arena_adopt, METH_O, "_adopt(header): a code; the tables are another arena's now"},
     {"_check", arena_check, METH_NOARGS, "_check(): None, or (what is wrong, unit)"},
     {NULL, NULL, 0, NULL},
 };

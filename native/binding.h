@@ -56,6 +56,15 @@ extern char __libc_single_threaded __attribute__((weak));
 /* self.name(*args, **names), for a METH_FASTCALL | METH_KEYWORDS method that cannot do it by itself. */
 PyObject *call_method(PyObject *self, const char *name, PyObject *const *args, Py_ssize_t n, PyObject *names);
 
+/* strips_type.c */
+extern PyType_Spec stead_book_spec;
+PyObject *strips_facts(PyObject *self, PyObject *strips);
+PyObject *runs_pages(PyObject *self, PyObject *args);
+PyObject *runs_next(PyObject *self, PyObject *args);
+PyObject *runs_gather(PyObject *self, PyObject *args);
+PyObject *runs_scatter(PyObject *self, PyObject *args);
+PyObject *pages_written(PyObject *self, PyObject *args);
+
 #define CALL(F) ((PyCFunction)(void (*)(void))(F))
 
 /* objects.c */
@@ -66,5 +75,8 @@ extern PyType_Spec stead_heap_spec;
 
 /* channel_type.c */
 extern PyType_Spec stead_channel_spec;
+
+/* onesided_type.c */
+extern PyType_Spec stead_onesided_spec;
 
 #endif

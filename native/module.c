@@ -13,6 +13,7 @@
 #include "heap_type.h"
 #include "hooks.h"
 #include "mapping.h"
+#include "strips.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -197,6 +198,15 @@ static PyMethodDef methods[] = {
      "set_data_handler(api, handler)\n--\n\nPyDataMem_SetHandler of NumPy's table `api`: the handler before."},
     {"torch_use", hooks_torch_use, METH_VARARGS,
      "torch_use(device, arena, synchronize)\n--\n\nWhat stead_torch_allocate gives out for a device."},
+    {"strips_facts", strips_facts, METH_O, "strips_facts(strips)\n--\n\n(blocks, bytes, runs)."},
+    {"runs_pages", runs_pages, METH_VARARGS,
+     "runs_pages(runs, page, outer)\n--\n\nThe pages that runs touch (outer) or fill, as pieces."},
+    {"runs_next", runs_next, METH_VARARGS,
+     "runs_next(runs, first, offset, direct, most)\n--\n\nWhat is sent next: (how many together, or 0; bytes)."},
+    {"runs_gather", runs_gather, METH_VARARGS, "runs_gather(runs, first, offset, count, buffer)\n--\n\nHow many bytes."},
+    {"runs_scatter", runs_scatter, METH_VARARGS, "runs_scatter(runs, first, offset, count, buffer)\n--\n\nHow many bytes."},
+    {"pages_written", pages_written, METH_VARARGS,
+     "pages_written(start, stop, page)\n--\n\nThe pages that are not all zeros, as pieces."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -207,7 +217,7 @@ static int module_exec(PyObject *module)
     if (!state->lost)
         return -1;
     PyType_Spec *types[] = {&stead_hold_spec, &stead_exporter_spec, &stead_finalizer_spec, &stead_arena_spec, &stead_block_spec,
-                           &stead_heap_spec, &stead_channel_spec};
+                           &stead_heap_spec, &stead_channel_spec, &stead_onesided_spec, &stead_book_spec};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, types[i], NULL);
         int failed = !type || PyModule_AddType(module, (PyTypeObject *)type);
@@ -235,6 +245,7 @@ static int module_exec(PyObject *module)
         {"HEAP_FULL", STEAD_FULL}, {"HEAP_BROKEN", STEAD_BROKEN}, {"HEAP_CLOSED", STEAD_CLOSED},
         {"HEAP_NOT_OWNER", STEAD_NOT_OWNER}, {"HEAP_BARRIER_BROKEN", STEAD_BARRIER_BROKEN},
         {"HEAP_TOO_LONG", STEAD_TOO_LONG}, {"HEAP_OWNER_DIED", STEAD_OWNER_DIED},
+        {"BOOK_AWAY", STEAD_AWAY}, {"BOOK_TWICE", STEAD_TWICE}, {"BOOK_MANY", STEAD_MANY}, {"BOOK_GRANULE", STEAD_GRANULE},
         {"ARENA_DISOWNED", STEAD_DISOWNED}, {"ARENA_UNIT", STEAD_UNIT}, {"ARENA_MAX_UNITS", STEAD_MAX_UNITS},
     };
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)

@@ -2,7 +2,8 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → demo | view | doctor → testing → heap → arena | peers | handle | shared_memory → claiming
+    cli → view → demo → doctor → testing → seeing → heap | symmetric → arena | peers | handle | shared_memory
+        → claiming
         → reservation | agreement → parts → space → backing | segments → features | securing
         → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
         → sizes | errors | proc → _native
@@ -31,12 +32,14 @@ from stead.errors import (
     Obstacle,
     Occupied,
     OutOfSpace,
+    OverQuota,
     OwnerDied,
     PeerFailed,
     PeersDisagree,
     Released,
     RollbackFailed,
     UnreadableMaps,
+    UnreadableSave,
     Unsupported,
     WrongKey,
 )
@@ -58,9 +61,12 @@ from stead.maps import Kind, Mapping
 from stead.placement import Footprint, Placement
 from stead.ranges import Range, RangeSet
 from stead.reservation import Reservation
+from stead.seeing import NoSnapshot, capture, publish
+from stead.seeing import publishing as _publishing
 from stead.snapshot import Snapshot, snapshot
 from stead.space.process import ProcessSpace, this_process
 from stead.space.protocol import AddressSpace, MemorySpace
+from stead.symmetric import GlobalPointer, SymmetricHeap, SymmetricStatistics
 
 if TYPE_CHECKING:
     from typing import Any
@@ -89,6 +95,7 @@ __all__ = [
     "Corrupted",
     "File",
     "Footprint",
+    "GlobalPointer",
     "Handle",
     "HeapArray",
     "HeapHandle",
@@ -99,10 +106,12 @@ __all__ = [
     "Mapping",
     "MemorySpace",
     "NoGap",
+    "NoSnapshot",
     "NotLive",
     "Obstacle",
     "Occupied",
     "OutOfSpace",
+    "OverQuota",
     "OwnerDied",
     "PeerFailed",
     "PeersDisagree",
@@ -119,10 +128,15 @@ __all__ = [
     "SharedHeap",
     "SharedMemory",
     "Snapshot",
+    "SymmetricHeap",
+    "SymmetricStatistics",
     "UnreadableMaps",
+    "UnreadableSave",
     "Unsupported",
     "WrongKey",
+    "capture",
     "peers",
+    "publish",
     "reserve",
     "shared_memory",
     "snapshot",
@@ -136,3 +150,6 @@ def __getattr__(name: str) -> Any:
 
         return HeapArray
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_publishing.begin_if_wanted()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from stead import events
 from stead.errors import AddressSpaceError, Contended, NoGap, Occupied, PeerFailed, PeersDisagree, RollbackFailed
 from stead.grid import CELLS, FREE, Bitmaps, Grid, Search, View, nominees
 from stead.messages import (
@@ -92,7 +93,11 @@ def agree(
     and the range is taken here; what a kernel that can claim nothing says (LimitReached), and PeerFailed with its
     reason for the others; whatever else the driver throws in; RollbackFailed when a claim could not be given back.
     """
-    us = _Participant(space, tuple(wanted), token, me)
+    return converse(Participant(space, tuple(wanted), token, me), attempts)
+
+
+def converse(us: Participant, attempts: int = 32) -> Generator[Message, Message, Agreed]:
+    """:func:`agree`, by a participant that exists already."""
     window = attempt = 0
     last: Vote | None = None
     while attempt < attempts:
@@ -109,6 +114,9 @@ def agree(
             where = search.grid.range(search.found)
             outer = search.grid.placement.with_guards(where, us.granularity)
             last = yield from us.vote(search.grid.placement, Agreed(where, outer, us.token))
+            if events.listeners:
+                facts = {"range": outer, "claimed": bool(last.claimed), "peers": us.peers}
+                events.emit("agreement round", attempt=attempt, **facts)
             if last.claimed:
                 return last.agreed
             attempt += 1
@@ -118,7 +126,9 @@ def agree(
     )
 
 
-class _Participant:
+class Participant:
+    """One space's part in it: what it says, and what it does about what all say."""
+
     def __init__(self, space: AddressSpace, wanted: tuple[Placement, ...], token: bytes, me: str) -> None:
         self.space, self.me, self.own_token = space, me, token
         self.request = Request.of(wanted[0], space.granularity)
@@ -164,7 +174,7 @@ class _Participant:
 
     def _proposal(self, search: Search, free: list[tuple[int, int]], attempt: int) -> Proposal:
         assert search.view
-        touched, full = search.view.bitmaps(free)
+        touched, full = self.bitmaps(search.view, free)
         names: tuple[int, ...] = ()
         if not self.nominated:
             seed = int.from_bytes(self.own_token[8:], "big")
@@ -172,6 +182,10 @@ class _Participant:
         lost = any(self.lost.overlapping(search.grid.placement.within))
         look = Look(grid_key(search.grid, search.view), touched, full, names, lost)
         return Proposal(self.own_token, self.wanted, self.granularity, ((self.request, self.me),), look)
+
+    def bitmaps(self, view: View, free: list[tuple[int, int]]) -> Bitmaps:
+        """What is blocked here, of what is looked at."""
+        return view.bitmaps(free)
 
     # ---- claiming ----
 

@@ -208,6 +208,24 @@ class Part:
         return self.memory.source(size, writable, self.offset)
 
 
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """A memfd from its beginning on, of which nothing is allocated by being mapped: whoever maps it so allocates
+    what is used, and gives it back."""
+
+    fd: int
+
+    @property
+    def shareable(self) -> bool:
+        return False  # by pickling the reservation: it travels as what it is the memory of
+
+    def discard(self, source: Source, size: int) -> int | None:
+        raise AssertionError("who has mapped it gives memory back")
+
+    def source(self, size: int, writable: bool) -> Source:
+        return Source(_native.MAP_SHARED, self.fd)
+
+
 def _no_hole(number: int) -> Exception:
     if number == errno.EBADF:
         return Unsupported("discarding shared memory", "an attachment that may write", "one that may only read")

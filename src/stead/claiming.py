@@ -8,9 +8,20 @@ from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
+from stead import events
 from stead.agreement import agree, drive
 from stead.backing import check_name
-from stead.errors import AddressSpaceError, Contended, LimitReached, NoGap, Obstacle, Occupied, RollbackFailed
+from stead.budget import check_room
+from stead.errors import (
+    AddressSpaceError,
+    Contended,
+    LimitReached,
+    NoGap,
+    Obstacle,
+    Occupied,
+    RollbackFailed,
+    Unsupported,
+)
 from stead.kernel import Manner
 from stead.placement import Placement, Preference
 from stead.ranges import Range, align_up
@@ -66,6 +77,7 @@ def reserve(
     seed: int | None = None,
     space: MemorySpace | None = None,
     together: Exchange | None = None,
+    check: bool = False,
 ) -> Reservation:
     """Hold ``size`` bytes of addresses: no memory, no access, and nothing that was there is touched.
 
@@ -78,6 +90,9 @@ def reserve(
     ``name``: for people; it appears in ``stead show``, and in /proc/<pid>/maps where the kernel can.
     ``together``: claim the same range in every process at the other ends of an exchange
     (:mod:`stead.peers`), all or none; each of them makes the same call.
+    ``check``: first see that it, and memory in it, is within the limits of this process (RLIMIT_AS,
+    vm.max_map_count) and that there is a gap, and refuse before anything is tried; a look costs about a
+    millisecond.
 
     Raises Occupied (``at`` is taken: by what, and the nearest range that would do), NoGap, Contended,
     LimitReached, PeerFailed, PeersDisagree; ValueError or TypeError that names the argument.
@@ -88,6 +103,8 @@ def reserve(
         for argument, given in (("within", within), ("seed", seed), ("together", together)):
             if given is not None:
                 raise ValueError(f"{argument} is {given!r}, must not be given when at is")
+        if check:
+            check_room(_checkable(space), parse_size(size, "size") + 2 * parse_size(guard, "guard"))
         return _named(_reserve_exactly(space or this_process(), size, at, align, guard, name))
     if space is None:
         try:
@@ -97,6 +114,10 @@ def reserve(
     else:
         planned = plan(space, size, within, align, guard, prefer)
     space, wanted, quick = planned
+    if check:
+        if together is not None:
+            raise ValueError("check is True, must not be given when together is: the others would wait")
+        _check(_checkable(space), wanted)
     draw = 0
     if seed is None:
         draw = next(_draws)
@@ -106,8 +127,12 @@ def reserve(
             if reservation is not None:
                 if name is not None:
                     reservation.name = name
-                    _named(reservation)
+                    return _named(reservation)
+                if events.listeners:
+                    _tell(reservation)
                 return reservation
+            if events.listeners:
+                _tell_lost(space, Range.sized(first + draw % total * step, bytes_held))
     else:
         wanted = _seeded(wanted, seed)
     if together is not None:
@@ -117,10 +142,37 @@ def reserve(
     return _named(Reservation(space, where, outer, name))
 
 
+def _checkable(space: MemorySpace | None) -> ProcessSpace:
+    space = space or this_process()
+    if not isinstance(space, ProcessSpace):
+        raise Unsupported("check=True", "a space of this process, whose limits are known", repr(space))
+    return space
+
+
+def _check(space: ProcessSpace, wanted: Sequence[Placement]) -> None:
+    """That it could be reserved now. Raises LimitReached, NoGap."""
+    placement = wanted[-1]
+    page = space.granularity
+    check_room(space, align_up(placement.size, page) + 2 * align_up(placement.guard, page))
+    if not any(each.slots(space.footprint(each.within)).total for each in wanted):
+        raise _no_gap(space, wanted)
+
+
 def _named(reservation: Reservation) -> Reservation:
     if reservation.name is not None and isinstance(reservation.space, ProcessSpace):
         reservation.space.name(reservation.outer, SHARED_PREFIX + reservation.name)
+    if events.listeners:
+        _tell(reservation)
     return reservation
+
+
+def _tell_lost(space: MemorySpace, where: Range) -> None:
+    if space.obstacle(where):  # else a limit was in the way, and will be told as an error
+        events.emit("claim lost", range=where)
+
+
+def _tell(reservation: Reservation) -> None:
+    events.emit("reserve", range=reservation.range, outer=reservation.outer, name=reservation.name)
 
 
 class Quick(NamedTuple):
@@ -221,6 +273,8 @@ def _search_window(
         try:
             space.reserve_at(outer, keep)
         except Occupied:
+            if events.listeners:
+                events.emit("claim lost", range=outer)
             seen = space.footprint(placement.within)
             avoided = seen.without(outer)
         else:
@@ -295,6 +349,8 @@ def claim_exactly(space: AddressSpace, outer: Range, wanted: Placement) -> None:
     try:
         space.reserve_at(outer)
     except Occupied:
+        if events.listeners:
+            events.emit("claim lost", range=outer)
         raise Occupied(outer, space.obstacle(outer), _nearest(space, outer, wanted)) from None
 
 

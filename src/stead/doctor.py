@@ -1,6 +1,6 @@
 """What this machine offers: the kernel, the limits, and each feature, found by trying it.
 
-Data only: `view.text` prints it. Whatever is tried is tried on scratch memory of our own.
+Data only: `view.report` prints it. Whatever is tried is tried on scratch memory of our own.
 """
 
 from __future__ import annotations

@@ -166,11 +166,30 @@ class UnreadableMaps(AddressSpaceError, ValueError):
         super().__init__(f"line {number} of the maps cannot be read, {why}: {line!r}", number=number, line=line)
 
 
+class UnreadableSave(AddressSpaceError, ValueError):
+    """``path`` is no save that can be restored here: damaged, cut off, of another program or another machine;
+    ``why`` says which."""
+
+    path: str
+    why: str
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path} cannot be restored: {why}", path=path, why=why)
+
+
 class OutOfSpace(AddressSpaceError, MemoryError):
     """An arena has no free run that is large enough for ``size`` bytes; the largest has ``largest_free_run``."""
 
     size: int
     largest_free_run: int
+
+
+class OverQuota(OutOfSpace):
+    """An arena would need more than its ``quota``, of which ``used`` bytes are in live blocks, for ``size`` more
+    bytes."""
+
+    quota: int
+    used: int
 
 
 class NotLive(AddressSpaceError, ValueError):

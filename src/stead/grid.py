@@ -60,8 +60,14 @@ class Grid:
 
     def free(self, seen: Footprint) -> list[tuple[int, int]]:
         """What ``seen`` leaves, as ranges of slot numbers [from, to), in order."""
-        runs = self.placement.slots(Footprint(seen.occupied, self.granularity)).runs
-        return [((start - self.first) // self.step, (start - self.first) // self.step + n) for start, n in runs]
+        free: list[tuple[int, int]] = []
+        for start, count in self.placement.slots(Footprint(seen.occupied, self.granularity)).runs:
+            slot = (start - self.first) // self.step
+            if free and free[-1][1] == slot:  # between them something is mapped, but in no slot's way
+                free[-1] = free[-1][0], slot + count
+            else:
+                free.append((slot, slot + count))
+        return free
 
     def range(self, slot: int) -> Range:
         """The range that starts at a slot, without guards."""

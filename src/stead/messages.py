@@ -181,6 +181,39 @@ class Settled:
     request: Request
 
 
+class Step(NamedTuple):
+    """What somebody is doing; how many are, and the first of them by name."""
+
+    what: str
+    peers: int
+    first: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """Where participants are in what they do together, step by step, and who could not do its part of a step.
+
+    ``steps``: by what is done, the first few; one, where all are at the same.
+    """
+
+    steps: tuple[Step, ...]
+    refused: tuple[Said, ...] = ()
+
+    @classmethod
+    def by(cls, peer: str, step: str, refusal: object = None) -> Ballot:
+        refused = () if refusal is None else (Said.by(peer, refusal),)
+        return cls((Step(Said.by(peer, step).what, 1, peer),), refused)
+
+    def merge(self, other: Ballot) -> Ballot:
+        steps: dict[str, Step] = {}
+        for each in sorted(self.steps + other.steps):
+            known = steps.get(each.what)
+            if known is not None:
+                each = Step(each.what, known.peers + each.peers, min(known.first, each.first))
+            steps[each.what] = each
+        return Ballot(tuple(steps.values())[:NAMED], _first(self.refused, other.refused))
+
+
 @dataclass(frozen=True, slots=True)
 class Discord:
     """Participants are at different points, or want different things: nothing can come of it."""
@@ -188,7 +221,7 @@ class Discord:
     what: str
 
 
-Message = Proposal | Vote | Blame | Settled | Discord
+Message = Proposal | Vote | Blame | Settled | Ballot | Discord
 
 
 def merge(a: Message, b: Message) -> Message:
@@ -202,6 +235,8 @@ def merge(a: Message, b: Message) -> Message:
     if isinstance(a, Vote) and isinstance(b, Vote):
         return a.merge(b)
     if isinstance(a, Blame) and isinstance(b, Blame):
+        return a.merge(b)
+    if isinstance(a, Ballot) and isinstance(b, Ballot):
         return a.merge(b)
     kinds = sorted({type(a).__name__.lower(), type(b).__name__.lower()})
     return Discord(f"some are at a {kinds[0]}, others at a {kinds[-1]}")

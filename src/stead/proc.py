@@ -53,9 +53,34 @@ def meminfo() -> dict[str, int]:
     return found
 
 
-def cgroup_memory() -> list[tuple[int, int | None]]:
-    """Each memory limit of this process's cgroup (v2) and of those above it, and what is used of it, in bytes."""
-    path = next((line[3:] for line in read_text("/proc/self/cgroup").splitlines() if line.startswith("0::")), "")
+def status(pid: int | Literal["self"]) -> dict[str, str]:
+    """The lines of /proc/<pid>/status; none where the process is gone."""
+    lines = (line.partition(":") for line in read_text(f"/proc/{pid}/status").splitlines())
+    return {key: rest.strip() for key, _, rest in lines}
+
+
+def status_size(fields: dict[str, str], key: str) -> int | None:
+    """A size of :func:`status` in bytes; a process without an address space has none."""
+    amount, _, unit = fields.get(key, "").partition(" ")
+    return int(amount) * 1024 if amount.isdecimal() and unit == "kB" else None
+
+
+def soft_limits(pid: int | Literal["self"]) -> dict[str, int]:
+    """The soft limits of a process that are set, by the names of /proc/<pid>/limits. Everybody may read it."""
+    found = {}
+    for line in read_text(f"/proc/{pid}/limits").splitlines()[1:]:
+        # Names have spaces, values have none, and the columns have at least two between them.
+        name, _, rest = line.partition("  ")
+        soft = rest.split()[:1]
+        if soft and soft[0].isdecimal():
+            found[name] = int(soft[0])
+    return found
+
+
+def cgroup_memory(pid: int | Literal["self"] = "self") -> list[tuple[int, int | None]]:
+    """Each memory limit of a process's cgroup (v2) and of those above it, and what is used of it, in bytes."""
+    lines = read_text(f"/proc/{pid}/cgroup").splitlines()
+    path = next((line[3:] for line in lines if line.startswith("0::")), "")
     parts = [part for part in path.split("/") if part and part != ".."]
     found = []
     for depth in range(len(parts), -1, -1):

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, SupportsIndex, get_args
 from weakref import ref
 
-from stead import _native, ledger
+from stead import _native, events, ledger
 from stead.backing import ANONYMOUS, as_backing
 from stead.errors import AddressSpaceError, Obstacle, Occupied, Released, RollbackFailed
 from stead.identity import Identity, identity_of
 from stead.parts import Part, PartTable
 from stead.ranges import Range, RangeSet, align_up
 from stead.sizes import parse_size
+from stead.snapshot import SHARED_PREFIX
+from stead.space.process import ProcessSpace
 from stead.space.protocol import Access
 
 if TYPE_CHECKING:
@@ -132,6 +135,11 @@ class Reservation(_native.Hold):
         return RangeSet(each.range for each in self._parts)
 
     @property
+    def viewed(self) -> RangeSet:
+        """What live views show."""
+        return RangeSet(at for at, _ in list((self._leases or {}).values()))
+
+    @property
     def space(self) -> MemorySpace:
         return self._space
 
@@ -162,6 +170,7 @@ class Reservation(_native.Hold):
             raise ValueError("access is 'none', must let the memory be read: commit first, then protect")
         self._check_free(where)
         backing = as_backing(backing, self.name)
+        began = time.perf_counter() if events.listeners else 0.0
         # Allocating may take seconds, so it is done before the lock is taken.
         source = backing.source(length, "w" in access)
         with table_lock:
@@ -176,8 +185,14 @@ class Reservation(_native.Hold):
             except BaseException:
                 self._parts.cut(where)
                 raise
+            if source.fd < 0:
+                self._rename(where)
             self.generation += 1
-            return self._lease(Range.sized(where.start, length), "w" in access)
+            view = self._lease(Range.sized(where.start, length), "w" in access)
+        if events.listeners:
+            taken = time.perf_counter() - began
+            events.emit("commit", range=where, name=self.name, access=access, backing=backing, seconds=taken)
+        return view
 
     def view(self, offset: SupportsIndex | str = 0, size: SupportsIndex | str | None = None) -> memoryview:
         """A memoryview of committed memory: ``size`` bytes from ``offset`` (any, in bytes), by default up to
@@ -280,6 +295,8 @@ class Reservation(_native.Hold):
                 stop = left.stop if len(batch) < _BATCH else min(batch[-1].range.stop, left.stop)
                 self._decommit(Range(left.start, stop))
                 left = Range(stop, left.stop) if stop < left.stop else None
+        if events.listeners:
+            events.emit("decommit", range=where, name=self.name)
 
     def _decommit(self, where: Range) -> None:
         taken = self._parts.inside(where)
@@ -291,6 +308,7 @@ class Reservation(_native.Hold):
             for part in taken:
                 self._parts.put(part)
             raise
+        self._rename(where)
         self.generation += 1
         if self._lingering is None:
             self._lingering = []
@@ -298,6 +316,11 @@ class Reservation(_native.Hold):
             self._sweep(self._lingering)
         else:
             self._lingering.append(where)
+
+    def _rename(self, where: Range) -> None:
+        """A name in the maps goes with the mapping that is replaced. Named alike, neighbours merge again."""
+        if self.name is not None and isinstance(self._space, ProcessSpace):
+            self._space.name(where, SHARED_PREFIX + self.name)
 
     def _sweep(self, lingering: list[Range]) -> None:
         """Make inaccessible what the limit of mappings left accessible before, as far as it lets us now."""
@@ -328,6 +351,8 @@ class Reservation(_native.Hold):
             self._parts = _NO_PARTS
         finally:
             _unlock()
+        if events.listeners:
+            events.emit("release", range=self.range, outer=self.outer, name=self.name)
 
     def __enter__(self) -> Self:
         self.check_live()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from stead import _native, ledger, maps
 from stead.errors import Obstacle, Unsupported
@@ -18,9 +19,7 @@ from stead.maps import Kind, Mapping
 from stead.ranges import Range, RangeSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-SCHEMA = 1
+    from collections.abc import Iterator, Sequence
 
 # Our shared memory carries this in its memfd name, so that every process can tell it.
 SHARED_PREFIX = "stead:"
@@ -41,10 +40,6 @@ class Snapshot:
     def occupied(self) -> RangeSet:
         return RangeSet(each.range for each in self.mappings)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for :func:`json.dumps`; addresses in bytes."""
-        return {"schema": SCHEMA, **asdict(self)}
-
 
 def snapshot(pid: int | None = None) -> Snapshot:
     """The mappings of this process, or of process ``pid``.
@@ -58,8 +53,8 @@ def snapshot(pid: int | None = None) -> Snapshot:
         raise ValueError(f"pid is {pid}, must be positive")
     own = pid is None or pid == os.getpid()
     number = os.getpid() if pid is None else pid
-    found = read_mappings(pid)
-    return Snapshot(number, title(number), time.time(), os.sysconf("SC_PAGESIZE"), tuple(_mark_ours(found, own)))
+    found = mark_ours(read_mappings(pid), _held() if own else ())
+    return Snapshot(number, title(number), time.time(), os.sysconf("SC_PAGESIZE"), tuple(found))
 
 
 def title(pid: int) -> str:
@@ -155,28 +150,34 @@ def _permissions(flags: int) -> str:
     )
 
 
-def _mark_ours(found: list[Mapping], own: bool) -> Iterator[Mapping]:
-    """Ours by name, in any process; in this one also by the ledger, and cut at its ranges' edges: the
-    kernel merges what it finds alike."""
-    held = sorted(ledger.within(Range(0, 1 << 64)), key=lambda each: each.outer) if own else []
+def _held() -> list[tuple[Range, str]]:
+    """What this process holds, by its ledger, in order."""
+    return sorted((each.outer, each.name or "") for each in ledger.within(Range(0, 1 << 64)))
+
+
+def mark_ours(found: list[Mapping], held: Sequence[tuple[Range, str]]) -> Iterator[Mapping]:
+    """Ours by name, in any process; and what is ``held`` (ranges in order, and names), cut at its ranges'
+    edges: the kernel merges what it finds alike."""
+    first = 0
     for each in found:
-        if each.name.startswith(_OURS):
-            yield replace(each, kind=Kind.OURS)
-            continue
         start = each.range.start
-        while held and held[0].outer.stop <= start:
-            held.pop(0)
-        for reservation in held:
-            inside = reservation.outer.intersection(Range(start, each.range.stop))
+        while first < len(held) and held[first][0].stop <= start:
+            first += 1
+        for where, name in islice(held, first, None):
+            inside = where.intersection(Range(start, each.range.stop))
             if inside is None:
                 break
             if start < inside.start:
-                yield _piece(each, Range(start, inside.start))
+                yield _by_name(_piece(each, Range(start, inside.start)))
             ours = _piece(each, inside)
-            yield replace(ours, kind=Kind.OURS, name=each.name or (reservation.name or ""))
+            yield replace(ours, kind=Kind.OURS, name=each.name or name)
             start = inside.stop
         if start < each.range.stop:
-            yield _piece(each, Range(start, each.range.stop))
+            yield _by_name(_piece(each, Range(start, each.range.stop)))
+
+
+def _by_name(each: Mapping) -> Mapping:
+    return replace(each, kind=Kind.OURS) if each.name.startswith(_OURS) else each
 
 
 def _piece(whole: Mapping, where: Range) -> Mapping:
@@ -194,7 +195,7 @@ def obstacle(where: Range, pid: int | None = None) -> Obstacle | None:
     number = os.getpid() if pid is None else pid
     owner = f"process {number}" + (f" ({name})" if (name := title(number)) else "")
     # Whole mappings are found, and cut at the edges of what is ours: the first pieces may lie below.
-    first = next(each for each in _mark_ours(found, own=pid is None) if each.range.overlaps(where))
+    first = next(each for each in mark_ours(found, _held() if pid is None else ()) if each.range.overlaps(where))
     name = first.name
     if first.kind is Kind.OURS:
         owner += ", reserved by stead"

@@ -115,3 +115,10 @@ def test_nominees_are_free(runs: list[tuple[int, int]], seed: int) -> None:
     named = nominees(free, seed, 4)
     assert bool(named) == bool(free)
     assert all(any(start <= slot < stop for start, stop in free) for slot in named)
+
+
+def test_what_is_in_no_slots_way_touches_no_cell() -> None:
+    grid = Grid.of(Placement(PAGE, Range(BASE, BASE + 64 * PAGE), 4 * PAGE), PAGE)
+    seen = Footprint(RangeSet([Range.sized(BASE + PAGE, PAGE)]), PAGE)
+    assert grid.free(seen) == [(0, grid.count)]
+    assert View(((0, grid.count),), 2).bitmaps(grid.free(seen)).touched == 0

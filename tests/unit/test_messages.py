@@ -12,6 +12,7 @@ from stead.messages import (
     NAMED,
     NOMINEES,
     Agreed,
+    Ballot,
     Blame,
     Candidate,
     Discord,
@@ -20,6 +21,7 @@ from stead.messages import (
     Proposal,
     Request,
     Said,
+    Step,
     Vote,
     merge,
 )
@@ -49,8 +51,11 @@ blames = st.builds(
     lambda by, bits: Blame((Candidate(Range(0, 1), len(by), by), Candidate(Range(5, 6))), bits),
     said, st.integers(0, 255),
 )  # fmt: skip
-alike = st.one_of(*(st.lists(each, min_size=1, max_size=7) for each in (proposals, votes, blames)))
-mixed = st.lists(st.one_of(proposals, votes, blames, st.just(Discord("before"))), min_size=1, max_size=7)
+steps = few.map(lambda n: f"step {n}")
+ballots = st.builds(Ballot.by, names, steps, st.none() | st.just("no memory"))
+kinds_of_messages = (proposals, votes, blames, ballots)
+alike = st.one_of(*(st.lists(each, min_size=1, max_size=7) for each in kinds_of_messages))
+mixed = st.lists(st.one_of(*kinds_of_messages, st.just(Discord("before"))), min_size=1, max_size=7)
 
 
 def canonical(message: Message) -> object:
@@ -108,3 +113,15 @@ def test_a_vote_is_won_only_where_all_have_claimed_the_same() -> None:
     assert isinstance(unlike, Vote)
     assert not unlike.alike
     assert not unlike.claimed
+
+
+@given(st.lists(ballots, min_size=1, max_size=12))
+def test_a_ballot_counts_who_is_where_and_names_the_first(messages: list[Ballot]) -> None:
+    merged = reduce(Ballot.merge, messages)
+    said = sorted({each.steps[0].what for each in messages})[:NAMED]
+    assert [each.what for each in merged.steps] == said
+    for step in merged.steps:
+        there = [each.steps[0].first for each in messages if each.steps[0].what == step.what]
+        assert step == Step(step.what, len(there), min(there))
+    refused = {each.refused[0].peer for each in messages if each.refused}
+    assert [each.peer for each in merged.refused] == sorted(refused)[:NAMED]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import json
 import mmap
 import os
 import signal
@@ -332,35 +331,3 @@ def test_a_process_of_somebody_else_is_a_permission_error_that_names_it() -> Non
 def test_a_wrong_pid_is_named(pid: object, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="pid is "):
         stead.snapshot(pid)  # type: ignore[arg-type]
-
-
-# ---- as data --------------------------------------------------------------------------------------
-
-
-def test_a_snapshot_is_json_and_comes_back_from_it(tmp_path: Path) -> None:
-    # A name that is no UTF-8 must not be the end of it.
-    path = os.fsencode(tmp_path) + b"/odd \xff\xfe\n name"
-    with open(path, "wb+") as file:
-        file.truncate(PAGE)
-        with mmap.mmap(file.fileno(), PAGE), stead.reserve("1 MiB", name="mine"):
-            taken = stead.snapshot()
-    back = json.loads(json.dumps(taken.to_json()))
-    assert back["schema"] == 1
-    assert (back["pid"], back["title"], back["page_size"]) == (os.getpid(), taken.title, PAGE)
-    assert back["taken_at"] == taken.taken_at
-    read = [
-        Mapping(
-            Range(*each["range"]),
-            each["permissions"],
-            each["offset"],
-            tuple(each["device"]),
-            each["inode"],
-            each["name"],
-            each["deleted"],
-            Kind(each["kind"]),
-        )
-        for each in back["mappings"]
-    ]
-    assert tuple(read) == taken.mappings
-    assert any(os.fsencode(each.name) == path for each in read)
-    assert any(each.kind is Kind.OURS and "mine" in each.name for each in read)

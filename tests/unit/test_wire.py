@@ -12,7 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stead.grid import CELLS
-from stead.messages import Agreed, Blame, Candidate, Discord, Look, Message, Proposal, Request, Said, Settled, Vote
+from stead.messages import (
+    Agreed,
+    Ballot,
+    Blame,
+    Candidate,
+    Discord,
+    Look,
+    Message,
+    Proposal,
+    Request,
+    Said,
+    Settled,
+    Step,
+    Vote,
+)
 from stead.peers import wire
 from stead.placement import Placement, Preference
 from stead.ranges import Range
@@ -45,8 +59,14 @@ proposals = st.builds(
 votes = st.builds(Vote, agreements, said, said, st.booleans())
 candidates = st.builds(Candidate, some_ranges, st.integers(0, 1 << 20), said)
 blames = st.builds(Blame, st.lists(candidates, max_size=16).map(tuple), bitmaps)
+steps = st.lists(st.builds(Step, st.text(), st.integers(1, 1 << 20), st.text()), max_size=4).map(tuple)
 messages = st.one_of(
-    proposals, votes, blames, st.builds(Settled, agreements, requests), st.builds(Discord, st.text())
+    proposals,
+    votes,
+    blames,
+    st.builds(Settled, agreements, requests),
+    st.builds(Ballot, steps, said),
+    st.builds(Discord, st.text()),
 )
 
 plain_json = st.recursive(
@@ -72,6 +92,7 @@ near_messages = st.dictionaries(
             "occupied",
             "settled",
             "request",
+            "ballot",
             "discord",
             "failed",
         ]

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, SupportsIndex
 
-from stead import _native
+from stead import _native, events
+from stead.arena import registry
 from stead.arena.arrays import new_array
 from stead.arena.care import Care, guard_size, not_live
-from stead.arena.sources import UNIT, Whole, in_reservation
+from stead.arena.sources import UNIT, Whole, Within, in_reservation
 from stead.arena.statistics import ArenaStatistics, SizeClass
 from stead.arena.trimming import PIECE, give_back, next_limit
 from stead.backing import Anonymous
 from stead.claiming import reserve
-from stead.errors import Corrupted, LimitReached, OutOfSpace, Released, Unsupported
+from stead.errors import Corrupted, LimitReached, OutOfSpace, OverQuota, Released, Unsupported
 from stead.ranges import Range, align_up
 from stead.reservation import Reservation, table_lock
 from stead.securing import PAGE
@@ -54,7 +55,9 @@ class Arena(_native.Arena):
     ``allocate`` and no Block. ``step``: bytes by which the committed part grows at least; by default as much
     again as is committed, from 4 MiB to 1 GiB. ``keep``: how many bytes of free memory that was touched are
     kept for the next block; what is beyond goes back to the system, in large pieces; by default all is kept
-    until ``trim``. ``zero``: every block reads as zeros; fresh pages are not cleared for that.
+    until ``trim``. ``quota``: bytes that there may be for blocks at the most, of all its addresses, rounded down
+    to whole pages; OverQuota where they do not do. ``zero``: every block reads as zeros; fresh
+    pages are not cleared for that.
 
     To find mistakes: ``guard``, so many bytes after each block that fault at a touch (whole pages; every block
     gets pages of its own); ``hardened``: writes past the end of a block and after its end are noticed, freed
@@ -68,17 +71,18 @@ class Arena(_native.Arena):
     _source: Source | None
     _tables: tuple[Reservation, list[int], list[int], list[memoryview]]
     _care: Care | None
-    _policy: tuple[int | None, int | None]
+    _policy: tuple[int | None, int | None, int | None]  # step, keep, quota
     _closed: bool | None
 
     def __init__(
         self,
-        source: SupportsIndex | str | Reservation | _native.Block,
+        source: SupportsIndex | str | Reservation | _native.Block | Within,
         *,
         name: str | None = None,
         backing: type_of_backing = None,
         step: SupportsIndex | str | None = None,
         keep: SupportsIndex | str | None = None,
+        quota: SupportsIndex | str | None = None,
         zero: bool = False,
         guard: SupportsIndex | str = 0,
         hardened: bool = False,
@@ -86,12 +90,20 @@ class Arena(_native.Arena):
         if self._source is not None:
             raise TypeError(f"{self!r} is made already")
         guards = parse_at_least(guard, "guard", 0)
-        self._policy = (
+        wanted = (
             None if step is None else parse_at_least(step, "step", 1),
             None if keep is None else parse_at_least(keep, "keep", 0),
         )
+        most = None if quota is None else parse_at_least(quota, "quota", 1)
         self.name = name
         found = _source(source, name, backing)
+        if most is not None:
+            pages = max(found.granularity, UNIT)
+            if most < pages:
+                found.close()
+                raise ValueError(f"quota is {quota!r}, must be at least a page of {format_size(pages)}")
+            most = most // pages * pages
+        self._policy = (*wanted, most)
         if not found.touchable and (zero or guards or hardened):
             found.close()
             wrong = "zero" if zero else "guard" if guards else "hardened"
@@ -102,6 +114,7 @@ class Arena(_native.Arena):
             found.close()
             raise
         self._source = found
+        registry.add(self)
         self._zero, self._untouchable = zero, not found.touchable
         self._discardable = found.discardable
         if guards or hardened:
@@ -117,7 +130,7 @@ class Arena(_native.Arena):
                 raise
 
     def _lay_tables(self, source: Source, guard: int) -> None:
-        units = source.where.size // UNIT
+        units = min(source.where.size, self._policy[2] or source.where.size) // UNIT
         if units > _native.ARENA_MAX_UNITS:
             most = format_size(_native.ARENA_MAX_UNITS * UNIT)
             raise ValueError(f"source has {format_size(source.where.size)}, an arena has at most {most}")
@@ -145,6 +158,11 @@ class Arena(_native.Arena):
     @property
     def closed(self) -> bool:
         return self._closed is True
+
+    @property
+    def quota(self) -> int | None:
+        """Bytes that there may be for blocks at the most; None where it is the size alone that limits."""
+        return self._policy[2]
 
     def __repr__(self) -> str:
         name = f" {self.name}" if self.name else ""
@@ -257,14 +275,22 @@ class Arena(_native.Arena):
                     f"cannot close {self!r}: {statistics.blocks} live block{'s' * (statistics.blocks > 1)}, of "
                     f"{format_size(statistics.used)}; free them, delete the Blocks and the arrays made in it"
                 )
-            self._closed = True
-            self._end()
-            self._care = None
-            source, self._source = self._source, None
-            reservation, _, _, views = self._tables
-            views.clear()
-            reservation.release()
-            source.close()
+            self._end_with(self._source)
+
+    def abandon(self) -> None:
+        """Close, whatever is live: for the owner of the memory, who takes it back."""
+        with table_lock:
+            if self._source is not None:
+                self._end_with(self._source)
+
+    def _end_with(self, source: Source) -> None:
+        self._closed = True
+        self._end()
+        self._care = self._source = None
+        reservation, _, _, views = self._tables
+        views.clear()
+        reservation.release()
+        source.close()
 
     def __enter__(self) -> Self:
         self._live_source()
@@ -302,8 +328,15 @@ class Arena(_native.Arena):
             )
         if alignment > max(source.where.size, UNIT):
             raise ValueError(f"alignment is {alignment}, must be at most the arena's size, {source.where.size}")
-        largest = self._statistics()[4]
         aligned = f" aligned to {format_size(alignment)}" if alignment > 16 else ""
+        found = self._statistics()
+        largest, quota = found[4], self._policy[2]
+        if quota is not None and self._max_units * UNIT < source.where.size >= size:
+            raise OverQuota(
+                f"size is {size} bytes{aligned}: {self!r} has a quota of {format_size(quota)}, of which "
+                f"{format_size(found[2])} are used",
+                size=size, largest_free_run=largest, quota=quota, used=found[2],
+            )  # fmt: skip
         raise OutOfSpace(
             f"size is {size} bytes{aligned}: the largest free run of {self!r} has {largest} bytes, of "
             f"{format_size(source.where.size)} in all",
@@ -341,6 +374,7 @@ class Arena(_native.Arena):
 
     def _grow(self, size: int, alignment: int) -> bool:
         """More units, so that this fits: whether there is something new to look at."""
+        before = self._units
         with table_lock:
             rest = self._max_units - self._units
             missing = self._shortfall(size, alignment)
@@ -357,13 +391,23 @@ class Arena(_native.Arena):
                     f"size is {size} bytes, and {self!r} cannot grow: {error}",
                     size=size, largest_free_run=self._statistics()[4],
                 ) from error  # fmt: skip
-            return True
+        if events.listeners:
+            self._tell_growth(before)
+        return True
 
     def _lengthen(self, missing: int) -> None:
         """So many units more, if they can be had: the last block wants to grow."""
+        before = self._units
         with table_lock:
             if missing <= self._max_units - self._units:
                 self._add(missing)
+        if events.listeners:
+            self._tell_growth(before)
+
+    def _tell_growth(self, before: int) -> None:
+        if self._units > before and self._source:
+            sizes = {"before": before * UNIT, "after": self._units * UNIT}
+            events.emit("growth", of="arena", name=self.name, range=self._source.where, **sizes)
 
     def _add(self, least: int) -> None:
         """At least so many units more, by the step where memory allows it. Under the lock."""
@@ -402,8 +446,12 @@ class Arena(_native.Arena):
 
 
 def _source(
-    given: SupportsIndex | str | Reservation | _native.Block, name: str | None, backing: type_of_backing
+    given: SupportsIndex | str | Reservation | _native.Block | Within,
+    name: str | None,
+    backing: type_of_backing,
 ) -> Source:
+    if isinstance(given, Within):
+        return given
     if isinstance(given, Reservation):
         return in_reservation(given, backing, own=False)
     if isinstance(given, _native.Block):

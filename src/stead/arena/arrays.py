@@ -21,9 +21,21 @@ def new_array(
 ) -> numpy.ndarray[Any, Any]:
     import numpy
 
+    lengths, kind, size = layout(shape, dtype, order)
+    view = memoryview(arena.block(max(size, 1), _CACHE_LINE))
+    return numpy.ndarray(lengths, kind, buffer=view, order=cast("Any", order))
+
+
+def layout(
+    shape: SupportsIndex | Iterable[SupportsIndex], dtype: DTypeLike, order: str, where: str = "an arena"
+) -> tuple[tuple[int, ...], numpy.dtype[Any], int]:
+    """The lengths, the dtype and the bytes of an array that is to live in ``where``. Raises TypeError,
+    ValueError."""
+    import numpy
+
     kind = numpy.dtype(dtype)
     if kind.hasobject:
-        raise TypeError(f"dtype is {kind!r}, which holds Python objects: these cannot live in an arena")
+        raise TypeError(f"dtype is {kind!r}, which holds Python objects: these cannot live in {where}")
     if order not in ("C", "F"):
         raise ValueError(f"order is {order!r}, must be 'C' or 'F'")
     lengths = _lengths(shape)
@@ -32,8 +44,7 @@ def new_array(
         if each < 0:
             raise ValueError(f"shape is {shape!r}: no dimension may be negative")
         size *= each
-    view = memoryview(arena.block(max(size, 1), _CACHE_LINE))
-    return numpy.ndarray(lengths, kind, buffer=view, order=cast("Any", order))
+    return lengths, kind, size
 
 
 def _lengths(shape: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:

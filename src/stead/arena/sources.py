@@ -181,6 +181,33 @@ class Addresses(_Sole):
             self._reservation.release()
 
 
+class Within:
+    """A part of a reservation whose other parts are somebody else's: memory is committed in it as the arena grows,
+    and stays until whoever made this takes it back. ``backing`` None: addresses alone, as above."""
+
+    at_once = False
+    private = True
+    granularity = PAGE
+
+    def __init__(self, reservation: Reservation, where: Range, backing: Anonymous | None) -> None:
+        self.where = where
+        self._reservation, self._backing = reservation, backing
+        self.touchable = self.discardable = backing is not None
+
+    def commit(self, offset: int, size: int) -> bool:
+        if self._backing is not None:
+            at = self.where.start - self._reservation.address + offset
+            self._reservation.commit(at, size, backing=self._backing)
+        return True
+
+    def discard(self, where: Range) -> bool:
+        self._reservation.discard(where.start - self._reservation.address, where.size)
+        return True
+
+    def close(self) -> None:
+        """The memory is not the arena's."""
+
+
 def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool) -> Source:
     """The memory of a reservation: what is committed in it, or what the arena will commit.
 
@@ -194,7 +221,7 @@ def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool
             "an arena that touches its memory", "a reservation in this process", repr(reservation.space)
         )
     if not reservation.parts:
-        return Committed(reservation, backing or _usual(), own)
+        return Committed(reservation, backing or usual(), own)
     if backing is not None:
         raise ValueError(f"backing is {backing!r}, but memory is committed in {reservation!r} already")
     if reservation.committed.size != reservation.size:
@@ -202,7 +229,7 @@ def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool
     return Whole(reservation)
 
 
-def _usual() -> Anonymous:
+def usual() -> Anonymous:
     """Anonymous memory, in huge pages where a program may ask for them: blocks lie close together."""
     try:
         transparent_huge_pages("enabled")

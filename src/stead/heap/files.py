@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stead import _native
-from stead.backing import Anonymous, Source, check_name
+from stead.backing import Anonymous, Sparse, check_name
 from stead.claiming import claim_exactly, reserve
 from stead.errors import PeerFailed
 from stead.placement import Placement
@@ -44,23 +44,6 @@ _HEADER = struct.Struct("<8s16sQQQ")  # identity, base, bytes of data, bytes of 
 
 # Closed by force: held until the process ends, so that a stale view never meets anybody else's memory.
 _retired: list[Reservation] = []
-
-
-@dataclass(frozen=True, slots=True)
-class _Sparse:
-    """The first part of a memfd that is long enough, as a backing; nothing is allocated."""
-
-    fd: int
-
-    @property
-    def shareable(self) -> bool:
-        return False  # by pickling the reservation: it travels as a heap
-
-    def discard(self, source: Source, size: int) -> int | None:
-        raise AssertionError("heaps give memory back by themselves")
-
-    def source(self, size: int, writable: bool) -> Source:
-        return Source(_native.MAP_SHARED, self.fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +143,11 @@ def _mapped(
     name = data.name or "heap"
     units = data.size // UNIT
     with ExitStack() as undo:
-        data.commit(backing=_Sparse(data_fd), access=access)
+        data.commit(backing=Sparse(data_fd), access=access)
         # One claim for both: attaching is to be quick.
         both = reserve(tables + _native.Heap._sizes(units)[1], name=f"{name}:tables")
         undo.callback(both.release)
-        both.commit(0, tables, backing=_Sparse(control_fd))
+        both.commit(0, tables, backing=Sparse(control_fd))
         both.commit(tables, backing=_PRIVATE)
         end = _native.Finalizer(_close, control_fd, data_fd)
         undo.pop_all()

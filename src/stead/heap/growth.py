@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stead import _native
+from stead import _native, events
 from stead.arena.trimming import PIECE, give_back, next_limit
 from stead.errors import Corrupted, LimitReached, NotLive, OutOfSpace, Released
 from stead.heap import registry
@@ -132,6 +132,7 @@ class GrowingHeap(_native.Heap):
 
     def _grow(self, size: int, alignment: int) -> bool:
         """More units, so that this fits: whether there is something new to look at."""
+        before = self._units
         with self._growing():
             rest = self._max_units - self._units
             missing = self._shortfall(size, alignment)
@@ -141,7 +142,10 @@ class GrowingHeap(_native.Heap):
             if not rest or (missing > rest and size > _SMALL):
                 return False
             self._add(min(missing, rest))
-            return True
+        if events.listeners:
+            sizes = {"before": before * UNIT, "after": self._units * UNIT}
+            events.emit("growth", of="heap", name=self.name, range=self._live().where, **sizes)
+        return True
 
     def _add(self, least: int) -> None:
         """At least so many units more, by the step where memory allows it."""

@@ -17,7 +17,7 @@ from functools import reduce
 from math import inf
 from typing import TYPE_CHECKING
 
-from stead.messages import Agreed, Blame, Discord, Message, Proposal, Request, Settled, Vote, merge
+from stead.messages import Agreed, Discord, Message, Proposal, Request, Settled, Vote, merge
 from stead.peers.letters import SESSION
 
 if TYPE_CHECKING:
@@ -288,5 +288,4 @@ def _is_last(merged: Message) -> bool:
             return merged.claimed or bool(merged.refused) or not merged.alike
         case Proposal():
             return len(merged.requests) > 1
-        case Blame() | Discord() | Settled():
-            return True
+    return True

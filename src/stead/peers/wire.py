@@ -12,6 +12,7 @@ from stead.messages import (
     NAMED,
     NOMINEES,
     Agreed,
+    Ballot,
     Blame,
     Candidate,
     Discord,
@@ -21,6 +22,7 @@ from stead.messages import (
     Request,
     Said,
     Settled,
+    Step,
     Vote,
 )
 from stead.placement import Placement
@@ -87,6 +89,8 @@ def _plain(message: Message) -> dict[str, Any]:
             }
         case Settled():
             return {"settled": _agreed(message.agreed), "request": message.request}
+        case Ballot():
+            return {"ballot": message.steps, "refused": message.refused}
         case Discord():
             return {"discord": message.what}
 
@@ -116,6 +120,9 @@ def _message(plain: dict[str, Any]) -> Message:
         return Blame(_few(candidates, NOMINEES), _unpacked(plain["occupied"]))
     if "settled" in plain:
         return Settled(_agreed_back(plain["settled"]), _request(*plain["request"]))
+    if "ballot" in plain:
+        steps = tuple(Step(_text(what), _whole(peers), _text(first)) for what, peers, first in plain["ballot"])
+        return Ballot(_few(steps, NAMED), _said(plain["refused"]))
     if "discord" in plain:
         return Discord(_text(plain["discord"]))
     return _proposal(plain)

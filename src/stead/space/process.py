@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stead.backing import Source
     from stead.errors import Obstacle
-    from stead.kernel import Kernel
+    from stead.kernel import Kernel, Limits
     from stead.space.protocol import Access
 
 PROTECTION: dict[str, int] = {
@@ -92,6 +92,10 @@ class ProcessSpace:
 
     def obstacle(self, where: Range) -> Obstacle | None:
         return self._kernel.obstacle(where)
+
+    def limits(self) -> Limits:
+        """What bounds it, and how much of that is used."""
+        return self._kernel.limits()
 
     # ---- claiming ----
 
