@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -253,10 +254,12 @@ def test_more_strangers_than_there_is_room_for_do_not_keep_a_member_out(hub: Hub
 def test_a_stranger_who_says_nothing_is_dropped_after_a_while() -> None:
     with Hub("tcp://127.0.0.1:0", 1, key=KEY, timeout=0.2) as hub:
         with connect(Address.parse(hub.address), 30) as silent, connect(Address.parse(hub.address), 30) as slow:
-            slow.sendall(MAGIC[:3])
+            with suppress(ConnectionError):  # where this process was too slow itself
+                slow.sendall(MAGIC[:3])
             for each in (silent, slow):
                 each.settimeout(30)
-                assert each.recv(1) == b""
+                with suppress(ConnectionError):
+                    assert each.recv(1) == b""
         assert all("too slow to join" in str(each) for each in hub.refused)
         assert len(hub.refused) == 2
 

@@ -59,6 +59,11 @@ class Program:
         assert self.socket
         self.socket.when, self.socket.last, self.socket.which = when, last, which
 
+    def hurry(self, timeout: float) -> None:
+        """From now on."""
+        assert self.socket
+        self.socket._timeout = timeout
+
     def reserve(self, size: str) -> list[int]:
         made = stead.reserve(size, together=self.socket)
         self.reservations.append(made)

@@ -113,8 +113,9 @@ def test_a_hub_that_is_killed_leaves_nothing_held_and_nobody_waiting(crowd: Crow
 
 def test_a_hub_that_is_stopped_is_given_up_on_and_good_again_when_it_goes_on(crowd: Crowd) -> None:
     crowd.serve(1)
-    member = crowd.member("member", timeout=0.3)
+    member = crowd.member("member")
     first = member.tell("reserve", SIZE)
+    member.tell("hurry", 0.3)
     crowd.hub.stop()
     outcome = member.tell("reserve", SIZE)
     assert outcome["error"] == "PeerFailed"
