@@ -144,6 +144,7 @@ class Case:
         if self.comm.rank == 0:
             for each in self.addresses.tolist():
                 self.slices.free(each)
+        self.comm.Barrier()  # of no deadline
         self.slices.collect()
         self.flat_memory = np.empty(0, np.uint8)
 

@@ -29,7 +29,7 @@ class Flow:
         self._at = self._offset = 0  # the run that is next, and how much of it is on its way
         self._posted = self._limit = 0  # bytes
         self._from = fromaddress
-        self._buffers = [bytearray(_BUFFER) for _ in range(_DEPTH)] if _has_short(self._numbers) else []
+        self._buffers: list[bytearray] = []  # free ones
         # Request; the message's runs (first, offset, count); its buffer, where it has one; bytes.
         self._pending: deque[tuple[Any, tuple[int, int, int], bytearray | None, int]] = deque()
 
@@ -62,7 +62,7 @@ class Flow:
         count, size = _native.runs_next(self._runs, first, offset, _DIRECT, _BUFFER)
         buffer: bytearray | None = None
         if count:
-            buffer = self._buffers.pop()
+            buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER)
             if self.sends:
                 _native.runs_gather(self._runs, first, offset, count, buffer)
             memory: Any = memoryview(buffer)[:size]
@@ -78,11 +78,8 @@ class Flow:
 
     def abandon(self) -> bool:
         """Nobody waits for it any more: whether MPI may still read or write its memory."""
+        if self.sends:  # MPI-4 wants no send to be cancelled
+            return bool(self._pending)
         for each in self._pending:
             each[0].Cancel()
         return not any(all(each[0].Test() for each in self._pending) for _ in range(1000))
-
-
-def _has_short(runs: memoryview[int]) -> bool:
-    # What is left of a long run after its pieces is short, too.
-    return any(size < _DIRECT or size % _PIECE for size in runs[1::2])

@@ -65,14 +65,15 @@ class Migration:
     def run(
         self,
         wish: Wish | None,
-        refusal: Exception | None,
+        refusal: BaseException | None,
         progress: Callable[[int, int], object] | None = None,
     ) -> list[Arrival]:
         """``refusal``: why there is no wish. Raises it, or what kept others from going on as PeerFailed."""
-        said = self._announce(wish, refusal)
-        arrivals = self._exchange_lists(wish, said)
+        notes = self._residents.notes()
+        said = self._announce(wish, notes, refusal)
+        told, arrivals = self._exchange_lists(wish, notes, said)
         try:
-            self._group.vote(self._make_room(arrivals), "take the blocks")
+            self._group.vote(self._make_room(told, arrivals), "take the blocks")
             self._move(wish, arrivals, sum(each["size"] for each in said), progress)
         except BaseException:
             self._undo()
@@ -85,15 +86,14 @@ class Migration:
 
     # ---- what is said ----
 
-    def _announce(self, wish: Wish | None, refusal: Exception | None) -> list[Any]:
+    def _announce(self, wish: Wish | None, notes: dict[int, Notes], refusal: BaseException | None) -> list[Any]:
         self._group.begin()
-        self._notes = self._residents.notes()
         said = self._group.gather(
             {
                 "to": wish.to if wish else None,
                 "list": len(wish.cargo.strips) if wish else 0,
                 "size": wish.cargo.size if wish else 0,
-                "notes": {owner: [len(each.freed), len(each.copied)] for owner, each in self._notes.items()},
+                "notes": {str(owner): [len(each.freed), len(each.copied)] for owner, each in notes.items()},
                 "refusal": None if refusal is None else said_of(refusal),
             }
         )
@@ -104,10 +104,12 @@ class Migration:
                 raise PeerFailed(f"rank {rank}", f"could not begin: {each['refusal']}")
         return said
 
-    def _exchange_lists(self, wish: Wish | None, said: list[Any]) -> dict[int, Cargo]:
-        """Notes reach their owners, lists of blocks their receivers: those that come here, by sender."""
+    def _exchange_lists(
+        self, wish: Wish | None, notes: dict[int, Notes], said: list[Any]
+    ) -> tuple[list[Notes], dict[int, Cargo]]:
+        """Notes reach their owners, lists of blocks their receivers: what comes here, blocks by sender."""
         me = self._group.rank
-        outgoing = {owner: each.freed + each.copied for owner, each in self._notes.items()}
+        outgoing = {owner: each.freed + each.copied for owner, each in notes.items()}
         if wish and wish.to is not None:
             outgoing[wish.to] = outgoing.get(wish.to, b"") + wish.cargo.strips
         lengths: dict[int, tuple[int, int, int]] = {}
@@ -116,19 +118,20 @@ class Migration:
             lengths[rank] = freed, copied, each["list"] if each["to"] == me else 0
         came = self._group.swap(outgoing, {rank: sum(each) for rank, each in lengths.items()})
         self._residents.forget_notes()
-        notes, arrivals = [], {}
+        told, arrivals = [], {}
         for source, data in came.items():
             freed, copied, _ = lengths[source]
-            notes.append(Notes(bytes(data[:freed]), bytes(data[freed : freed + copied])))
+            told.append(Notes(bytes(data[:freed]), bytes(data[freed : freed + copied])))
             if strips := bytes(data[freed + copied :]):
                 arrivals[source] = Cargo.of(strips)
-        self._residents.heed_notes(notes)
-        return arrivals
+        return told, arrivals
 
     # ---- making room, and undoing it ----
 
-    def _make_room(self, arrivals: dict[int, Cargo]) -> BaseException | None:
+    def _make_room(self, told: list[Notes], arrivals: dict[int, Cargo]) -> BaseException | None:
+        """Owners heed what they are told, receivers get ready: None, or why not."""
         try:
+            self._residents.heed_notes(told)
             for cargo in arrivals.values():
                 self._residents.check_room(cargo.strips)
                 self._commit(cargo)
@@ -151,13 +154,12 @@ class Migration:
             raise
 
     def _undo(self) -> None:
-        # Into what MPI may still write, nothing else must come; with this group nothing will move any more.
-        in_doubt = [each.abandon() for each in self._flows]
-        if any(in_doubt):
-            self._group.keep(self._flows)
+        in_doubt = [each for each in self._flows if each.abandon()]
+        self._group.keep(in_doubt)
         for cargo in self._came:
             self._residents.went(cargo.strips)
-            if not any(in_doubt):
+            # What MPI may still write to stays committed: with this group nothing will move any more.
+            if all(each.sends for each in in_doubt):
                 self._clear(cargo.strips)
 
     def _clear(self, strips: bytes) -> None:

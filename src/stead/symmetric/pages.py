@@ -3,9 +3,11 @@ nothing lives in a page any more."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stead.arena.sources import usual
+from stead.errors import AddressSpaceError
 from stead.ranges import Range, align_down, align_up, gaps_between
 
 if TYPE_CHECKING:
@@ -45,11 +47,13 @@ class Pages:
 
     def clear(self, owner: int, left: list[Range]) -> None:
         """Nothing lives in these pages any more, which are in order: their memory goes back to the system; in
-        another's slice, chunks in which nothing else lives are decommitted."""
-        for each in left:
-            self._reservation.discard(each.start - self._start, each.size)
-        if owner != self._residents.rank:
-            self._decommit(chunk for each in self.chunks(owner, left) for chunk in self._empty(owner, each))
+        another's slice, chunks in which nothing else lives are decommitted. What the kernel refuses to take back
+        stays, since by now the blocks have gone."""
+        with suppress(AddressSpaceError, OSError):
+            for each in left:
+                self._reservation.discard(each.start - self._start, each.size)
+            if owner != self._residents.rank:
+                self._decommit(chunk for each in self.chunks(owner, left) for chunk in self._empty(owner, each))
 
     def _decommit(self, ranges: Iterable[Range]) -> None:
         for each in ranges:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
-from stead.errors import Unsupported
+from stead.errors import AddressSpaceError, Unsupported
 from stead.ranges import Range
 from stead.symmetric.group import Group
 from stead.symmetric.image import Segment
@@ -117,7 +117,8 @@ class WithSlices:
             try:
                 group.run(made._refill(found), "read its file")
             except BaseException:
-                made.close()
+                with suppress(AddressSpaceError):
+                    made.close()
                 raise
             return made
 

@@ -15,7 +15,7 @@ from stead.arena.arena import Arena
 from stead.arena.sources import Within, usual
 from stead.claiming import reserve
 from stead.errors import Obstacle, Occupied, PeersDisagree, Released
-from stead.ranges import Range, RangeSet
+from stead.ranges import Range, RangeSet, align_down, align_up
 from stead.reservation import Reservation
 from stead.securing import PAGE
 from stead.sizes import parse_address, parse_at_least
@@ -179,12 +179,14 @@ class Slices:
         at = parse_address(address)
         with self._lock:
             residents = self._live()
-            size = self.size_of(at)
-            self._check_no_views([Range.sized(at, size)], "free")
-            elsewhere = residents.owner_of(at) != residents.rank
-            residents.free(at)
-            if elsewhere:
-                self._clear(array("Q", [at, size, 1]).tobytes())
+            if self._reservation._leases:
+                self._check_no_views([Range.sized(at, self.size_of(at))], "free")
+            size = residents.free(at)
+            owner = residents.owner_of(at)
+            if owner is not None and owner != residents.rank:
+                touched = Range(align_down(at, PAGE), align_up(at + size, PAGE))
+                if left := residents.vacant(owner, touched):
+                    self._pages.clear(owner, left)
 
     # ---- moving ----
 
@@ -211,10 +213,10 @@ class Slices:
         with self._lock:
             self._live()
             wish: Wish | None = None
-            refusal: Exception | None = None
+            refusal: BaseException | None = None
             try:
                 wish = self._wish(blocks, to, copy, progress)
-            except Exception as error:
+            except BaseException as error:
                 refusal = error
             arrived = Migration(self._group, self._residents, self._pages).run(wish, refusal, progress)
             self._mixed = self._mixed or bool(arrived) or bool(wish and wish.cargo.blocks)
@@ -280,7 +282,7 @@ class Slices:
                 try:
                     group.run(made.refill(found, facts, {}), "read its file")
                 except BaseException:
-                    made.close()
+                    made.abandon()
                     raise
             except BaseException:
                 if reservation:
@@ -388,10 +390,6 @@ class Slices:
         if not 0 <= number < self._group.size:
             raise ValueError(f"{argument} is {given!r}, must be a rank: from 0 to {self._group.size - 1}")
         return number
-
-    def _clear(self, strips: bytes) -> None:
-        for owner, left in self._residents.pages_left(strips):
-            self._pages.clear(owner, left)
 
     def _check_no_views(self, runs: list[Range], doing: str) -> None:
         viewed = self._reservation.viewed
