@@ -125,6 +125,11 @@ class RangeSet:
             if part := each.intersection(within):
                 yield part
 
+    def covers(self, within: Range) -> bool:
+        """Whether all of ``within`` is in the set."""
+        at = bisect_right(self._starts, within.start) - 1
+        return at >= 0 and within.stop <= self._ranges[at].stop
+
     def gaps(self, within: Range) -> Iterator[Range]:
         """What of ``within`` is not in the set, in order."""
         return gaps_between(self.overlapping(within), within)

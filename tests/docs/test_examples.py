@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(path: Path) -> None:
-    if "import numpy" in path.read_text():
-        need("numpy")
+    for module in re.findall(r"^(?:import|from) (numpy|mpi4py)\b", path.read_text(), re.MULTILINE):
+        need(module)
     done = subprocess.run(
         [sys.executable, "-W", "error", path], capture_output=True, text=True, timeout=60, check=False
     )

@@ -182,6 +182,7 @@ def test_gaps_and_what_overlaps_divide_the_window_between_them(parts: list[Range
     taken, free = list(made.overlapping(window)), list(made.gaps(window))
     assert bytes_of(taken) == model & inside
     assert bytes_of(free) == inside - model
+    assert made.covers(window) == (inside <= model)
     assert is_canonical(taken)
     assert is_canonical(free)
 

@@ -67,6 +67,10 @@ class Address:
     def _tcp(cls, given: object, host: str, port: int) -> Address:
         if not host or "\0" in host or not 0 <= port < 1 << 16:
             raise ValueError(f"address is {given!r}, must have a host and a port of at most 65535")
+        try:
+            host.encode("idna")  # as the resolver's caller does, with an error that names no argument
+        except UnicodeError as error:
+            raise ValueError(f"address is {given!r}, which names no host: {error}") from None
         return cls("", host, port)
 
     def __str__(self) -> str:

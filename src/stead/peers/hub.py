@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -84,11 +85,12 @@ class Hub:
             self._ready.register(self._woken, selectors.EVENT_READ)
             self._ready.register(self._listening.socket, selectors.EVENT_READ)
             self._thread = threading.Thread(target=self._serve, name=f"stead hub at {where}", daemon=True)
+            _hubs.add(self)
             self._thread.start()
         except BaseException:
+            _hubs.discard(self)
             self._drop()
             raise
-        _hubs.add(self)
         atexit.register(self.close)
 
     @property
@@ -164,7 +166,7 @@ class Hub:
         if self._accepting_from:
             until.append(self._accepting_from)
         first = min(until)
-        return None if first == float("inf") else max(first - time.monotonic(), 0)
+        return None if first == inf else max(first - time.monotonic(), 0)
 
     def _turn(self, ready: dict[Any, int]) -> None:
         # What is overdue comes first: where this process was stopped, nothing may be decided that others have
@@ -300,7 +302,7 @@ class Hub:
         if self._ready.get_key(connection.socket).events != events:
             self._ready.modify(connection.socket, events)
         if connection.session:
-            connection.until = time.monotonic() + self._timeout if unsent else float("inf")
+            connection.until = time.monotonic() + self._timeout if unsent else inf
 
     def _refuse(
         self, connection: _Connection, why: str, kind: type[PeerFailed] = PeerFailed, parting: bytes = b""
@@ -335,7 +337,7 @@ class _Connection:
         _, self._wants = next(self._greeting)
 
     def joined(self, session: Session) -> None:
-        self.session, self.until = session, float("inf")
+        self.session, self.until = session, inf
         self.name = session.name
 
     def seal(self, letter: letters.Letter) -> bytes:
@@ -384,10 +386,12 @@ def checked_key(key: bytes, where: Address) -> bytes:
 # ---- fork -----------------------------------------------------------------------------------------
 
 _hubs: WeakSet[Hub] = WeakSet()
+_forking = threading.Lock()
 _held: list[Hub] = []
 
 
 def _before_fork() -> None:
+    _forking.acquire()
     _held.extend(_hubs)
     for each in _held:
         each.busy.acquire()
@@ -396,6 +400,7 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     while _held:
         _held.pop().busy.release()
+    _forking.release()
 
 
 def _after_fork_in_child() -> None:
@@ -403,6 +408,7 @@ def _after_fork_in_child() -> None:
         each = _held.pop()
         each.abandon()
         each.busy.release()
+    _forking.release()
 
 
 os.register_at_fork(

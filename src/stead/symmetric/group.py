@@ -1,20 +1,21 @@
 """What ranks say to each other outside of an agreement: small values to all, larger ones from one to another.
 
 Every wait has a deadline, and whoever misses it is named to all (:class:`stead.peers.Mpi`). A call of a collective
-method begins with :meth:`Group.begin`; after PeerFailed a group whose ``broken`` is true is of no further use.
+method begins with :meth:`Group.begin`; after PeerFailed a group that has ``failed`` is of no further use.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from stead.errors import PeerFailed
 from stead.peers.mpi import Mpi, let_others
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from mpi4py import MPI
 
@@ -47,18 +48,18 @@ class Group(Mpi):
         said = json.loads(data)
         return (said["failed"][0], said["failed"][1]) if "failed" in said else said
 
-    @property
-    def broken(self) -> bool:
-        return self._failed is not None
-
     def begin(self) -> None:
         """Any time may have passed since the last exchange; in what comes next nothing must be decided yet, since
         who came long before may have given up."""
-        self._ended = None
+        self._told = None
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, by rank: what JSON can say. Raises PeerFailed."""
-        said: Any = self.allreduce({str(self.rank): value})  # type: ignore[arg-type]  # with a merge of its own
+        if self._failed:
+            raise PeerFailed(*self._failed)
+        self._failed = self.me, "was interrupted before"
+        said: Any = self._exchange({str(self.rank): value})  # type: ignore[arg-type]  # with a merge of its own
+        self._failed = None
         return [said[str(rank)] for rank in range(self.size)]
 
     def vote(self, error: BaseException | None, doing: str) -> None:
@@ -73,6 +74,25 @@ class Group(Mpi):
     def keep(self, what: object) -> None:
         """Until the end of the process: MPI may still use it."""
         _kept.append(what)
+
+    def run(self, steps: Generator[None], doing: str) -> None:
+        """All steps, of which ranks may have different numbers: all to the end, or none. After each, all say how
+        they fare: each step may take as long as the timeout. Raises as :meth:`vote` does."""
+        done, wrong = False, None
+        with closing(steps):
+            while True:
+                try:
+                    done = done or next(steps, self) is self
+                except BaseException as error:
+                    wrong = error
+                said = self.gather([done, None if wrong is None else said_of(wrong)])
+                if wrong is not None:
+                    raise wrong
+                for rank, (_, reason) in enumerate(said):
+                    if reason is not None:
+                        raise PeerFailed(f"rank {rank}", f"could not {doing}: {reason}")
+                if all(each for each, _ in said):
+                    return
 
     # ---- from one to another ----
 

@@ -18,6 +18,8 @@ from stead.symmetric import memory as memories
 from stead.symmetric.onesided import OneSided, close_window, is_unified, open_window, use_window
 from stead.symmetric.plan import UNIT, Plan
 from stead.symmetric.pointer import GlobalPointer
+from stead.symmetric.sliced import WithSlices
+from stead.symmetric.slices import Slices
 from stead.symmetric.voting import Voting
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class SymmetricStatistics:
     largest_free_run: int
 
 
-class SymmetricHeap(OneSided):
+class SymmetricHeap(OneSided, WithSlices):
     """A heap of ``size`` bytes (rounded up to 64 KiB) at the same addresses at all ranks of ``comm``, each of
     which makes one (collective: all with the same arguments).
 
@@ -61,6 +63,9 @@ class SymmetricHeap(OneSided):
 
     ``onesided``: "auto", by load and store where ranks share a host, else through MPI; "mpi", always through MPI.
     ``timeout``: seconds that each collective step waits for the slowest rank. ``name``: for people.
+
+    ``slice``: bytes (rounded up as well) of a further part for each rank, in which that one alone allocates, and
+    whose blocks move between ranks at their addresses: ``slices``, :meth:`migrate`.
 
     A context manager that closes at its end. Any thread may call, as far as the MPI library allows it, but
     collective calls must come in the same order everywhere.
@@ -78,8 +83,11 @@ class SymmetricHeap(OneSided):
         check: bool = False,
         onesided: Literal["auto", "mpi"] = "auto",
         timeout: float = 30.0,
+        slice: SupportsIndex | str = 0,
+        _saved: tuple[int, Plan] | None = None,
     ) -> None:
         wanted = align_up(parse_at_least(size, "size", 1), GRAIN)
+        each = align_up(parse_at_least(slice, "slice", 0), GRAIN)
         check_name(name)
         if onesided not in ("auto", "mpi"):
             raise ValueError(f"onesided is {onesided!r}, must be 'auto' or 'mpi'")
@@ -90,16 +98,19 @@ class SymmetricHeap(OneSided):
         self._voting = Voting(exchange, timeout)
         self._ranks: int = exchange.comm.size
         self._rank: int = exchange.comm.rank
-        self._plan = Plan(wanted, GRAIN)
+        at, self._plan = _saved or (None, Plan(wanted, GRAIN))
+        self._slices: Slices | None = None
         try:
-            self._voting.same(f"SymmetricHeap({wanted}, check={self.check}, onesided={onesided!r})")
-            self._memory = memories.create(wanted, name, exchange, self._voting)
+            self._voting.same(f"SymmetricHeap({wanted}, slice={each}, check={self.check}, onesided={onesided!r})")
+            self._memory = memories.create(wanted, name, exchange, self._voting, each * self._ranks, at)
         except Exception:
             self._voting.close()  # all ranks have come to this
             raise
         self._where = Range.sized(self._memory.address, wanted)
         try:
             self._connect(onesided)
+            if each:
+                self._slices = Slices(self._memory.held, wanted, each, exchange.comm, timeout=timeout)
         except BaseException:
             self._abandon("could not be made")
             raise
@@ -188,7 +199,7 @@ class SymmetricHeap(OneSided):
         with self._lock:
             self._begin(what)
             spot = self._plan.place(wanted, max(multiple, UNIT))
-            self._secure(spot, self._plan.step(what))
+            self._secure(spot, what)
             address = self._where.start + spot.offset
             self._add(address, address + wanted)
             self._plan.take(spot, what)
@@ -241,11 +252,12 @@ class SymmetricHeap(OneSided):
         if self.check:
             self._voting.same(self._plan.step(what))
 
-    def _secure(self, spot: Spot, step: str) -> None:
+    def _secure(self, spot: Spot, what: str) -> None:
         """Have memory for the block at all ranks, or at none."""
         needed, generous = self._plan.missing(spot)
         if not needed:
             return
+        step = self._plan.step(what)
         if generous != needed:
             # Where one rank has less, all try again with what is needed.
             with contextlib.suppress(Exception):
@@ -326,6 +338,8 @@ class SymmetricHeap(OneSided):
             if self._window is not None:
                 close_window(self._window)
                 self._window = None
+            if self._slices is not None:
+                self._slices.close()
             self._let_go()
             self._voting.close()
 
@@ -334,6 +348,8 @@ class SymmetricHeap(OneSided):
         while not self._shut():
             time.sleep(20e-6)
         self._closed = why
+        if self._slices is not None:
+            self._slices.abandon()
         self._let_go()
 
     def _let_go(self) -> None:

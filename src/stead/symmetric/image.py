@@ -18,18 +18,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stead import _native
 from stead.errors import LimitReached, UnreadableSave
-from stead.ranges import Range, align_up
+from stead.ranges import Range, align_down, align_up
 from stead.securing import PAGE
 from stead.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
 # The number counts what tables mean as well as what is said above: native/arena.h, native/strips.h.
 _MAGIC = b"stead save 1\n\0\0\0"
 _LENGTH = struct.Struct("<Q")
 _DIGEST = 32
-_MOST = 64 << 20  # bytes read, written and digested at once
+_MOST = 16 << 20  # bytes read, written and digested at once
+_STEP = 256 << 20  # bytes between two yields: all ranks wait for the slowest, for no longer than a timeout
 _LONGEST = 1 << 30  # of header and extents
 
 
@@ -43,11 +44,15 @@ class Segment(NamedTuple):
 # ---- writing ----
 
 
-def write(path: str, facts: dict[str, Any], segments: Mapping[str, Segment]) -> None:
-    """All of it, on the disk when this returns; to be renamed then. Raises LimitReached where the disk is full,
-    OSError; then there is no file."""
+def write(path: str, facts: dict[str, Any], segments: Mapping[str, Segment]) -> Generator[None]:
+    """All of it, on the disk when this has come to its end; to be renamed then. Raises LimitReached where the disk
+    is full, OSError; then there is no file."""
     names = list(segments)
-    extents = [(number, each) for number, name in enumerate(names) for each in _written(segments[name])]
+    extents: list[tuple[int, Range]] = []
+    for number, name in enumerate(names):
+        for each in _stretches(segments[name]):
+            extents += [(number, written) for written in _written(each)]
+            yield
     header = json.dumps({**facts, "segments": names, "extents": len(extents)}).encode()
     packed = b"".join(
         struct.pack("<3Q", number, each.start - segments[names[number]].base, each.size)
@@ -58,11 +63,16 @@ def write(path: str, facts: dict[str, Any], segments: Mapping[str, Segment]) -> 
     try:
         try:
             _write_all(fd, start + _digest(start))
-            digest = hashlib.blake2b(digest_size=_DIGEST)
+            digest, left = hashlib.blake2b(digest_size=_DIGEST), _STEP
             for _, each in extents:
                 for piece in _pieces(each):
                     digest.update(piece)
                     _write_all(fd, piece)
+                    left -= len(piece)
+                    if left <= 0:
+                        os.fdatasync(fd)  # or all of it would have to be waited for at the end
+                        left = _STEP
+                        yield
             _write_all(fd, digest.digest())
             os.fsync(fd)
         finally:
@@ -75,18 +85,27 @@ def write(path: str, facts: dict[str, Any], segments: Mapping[str, Segment]) -> 
         raise
 
 
-def _written(segment: Segment) -> Iterator[Range]:
-    """What is not zeros, in whole pages but at the ends."""
+def _stretches(segment: Segment) -> Iterator[Range]:
+    """Cut at whole pages into what can be looked through in one step."""
     for each in segment.ranges:
-        first, last = min(align_up(each.start, PAGE), each.stop), each.stop // PAGE * PAGE
-        if each.start < first:
-            yield Range(each.start, first)
-        if first < last:
-            numbers = memoryview(_native.pages_written(first, last, PAGE)).cast("Q")
-            for start, size in zip(numbers[::2], numbers[1::2], strict=True):
-                yield Range.sized(start, size)
-        if max(first, last) < each.stop:
-            yield Range(max(first, last), each.stop)
+        start = each.start
+        while start < each.stop:
+            stop = min(align_down(start, PAGE) + _STEP, each.stop)
+            yield Range(start, stop)
+            start = stop
+
+
+def _written(where: Range) -> Iterator[Range]:
+    """What is not zeros, in whole pages but at the ends."""
+    first, last = min(align_up(where.start, PAGE), where.stop), align_down(where.stop, PAGE)
+    if where.start < first:
+        yield Range(where.start, first)
+    if first < last:
+        numbers = memoryview(_native.pages_written(first, last, PAGE)).cast("Q")
+        for start, size in zip(numbers[::2], numbers[1::2], strict=True):
+            yield Range.sized(start, size)
+    if max(first, last) < where.stop:
+        yield Range(max(first, last), where.stop)
 
 
 def _pieces(where: Range) -> Iterator[memoryview]:
@@ -154,10 +173,10 @@ class Save:
                 f"it has {format_size(found)}, {found} bytes, and must have {wanted}: it was cut off or added to"
             )
 
-    def load(self, segments: Mapping[str, Segment]) -> None:
+    def load(self, segments: Mapping[str, Segment]) -> Generator[None]:
         """The contents, into memory that is committed and zero. Raises UnreadableSave where there is no room for
         them, or where they are damaged: then some of the memory has been written."""
-        digest = hashlib.blake2b(digest_size=_DIGEST)
+        digest, left = hashlib.blake2b(digest_size=_DIGEST), _STEP
         for number, offset, size in self._extents:
             name = self._names[number] if number < len(self._names) else ""
             segment = segments.get(name, Segment(0, []))
@@ -167,6 +186,10 @@ class Save:
             for piece in _pieces(where):
                 self._fill(piece)
                 digest.update(piece)
+                left -= len(piece)
+                if left <= 0:
+                    left = _STEP
+                    yield
         if self._take(_DIGEST) != digest.digest():
             raise self._wrong("its contents are damaged: the digest is another")
 

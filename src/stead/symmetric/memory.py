@@ -118,12 +118,22 @@ class SymmetricMemory:
         self._close()
 
 
-def create(size: int, name: str | None, exchange: Mpi, voting: Voting) -> SymmetricMemory:
-    """Hold ``size`` bytes of addresses at all ranks, with memory behind them, or at none (collective).
+def create(
+    size: int, name: str | None, exchange: Mpi, voting: Voting, more: int = 0, at: int | None = None
+) -> SymmetricMemory:
+    """Hold ``size`` bytes of addresses at all ranks, with memory behind them, or at none (collective); and
+    ``more`` without. ``at``: exactly there.
 
     Raises what :func:`stead.reserve` does, LimitReached, OSError."""
     align = min(1 << (size.bit_length() - 1), LARGEST_ALIGNMENT)
-    held = reserve(size, align=align, name=name, together=exchange)
+    if at is None:
+        held = reserve(size + more, align=align, name=name, together=exchange)
+    else:
+        held = voting.together(
+            "claiming its addresses",
+            lambda: reserve(size + more, at=at, name=name),
+            lambda made: made.release(),
+        )
     try:
         return voting.together(
             "mapping its memory", lambda: SymmetricMemory(held, size, name or "symmetric"), lambda made: None

@@ -45,7 +45,7 @@ class Plan:
 
     def __init__(self, size: int, page: int) -> None:
         self.size, self.page = size, page
-        self.secured = RangeSet()
+        self._set_secured(RangeSet())
         self.used = 0
         self.calls = 0
         self._live: dict[int, int] = {}  # offset: the bytes that were asked for
@@ -99,15 +99,18 @@ class Plan:
         """The pages without memory that a block there needs; and the same with more after them, for blocks to
         come."""
         needed = Range(align_down(spot.offset, self.page), align_up(spot.offset + spot.size, self.page))
-        holes = list(self.secured.gaps(needed))
-        if not holes:
+        if self.secured.covers(needed):
             return [], []
+        holes = list(self.secured.gaps(needed))
         more = min(max(align_up(self.secured.size // 4, self.page), _LEAST_GROWTH), _MOST_GROWTH)
         stop = min(max(needed.stop, holes[-1].start + more), self.size)
         return holes, list(self.secured.gaps(Range(needed.start, stop)))
 
     def secure(self, pages: list[Range]) -> None:
-        self.secured |= RangeSet(pages)
+        self._set_secured(self.secured | RangeSet(pages))
+
+    def _set_secured(self, secured: RangeSet) -> None:
+        self.secured, self._secured_bytes = secured, secured.size
 
     def take(self, spot: Spot, what: str) -> None:
         """The block for which :meth:`place` found the spot; ``what``: the call, for :meth:`step`."""
@@ -134,7 +137,7 @@ class Plan:
             self._remove(stop, after)
             stop += after
         self._insert(start, stop - start)
-        return self.trim() if self.secured.size - self.used > max(_KEPT, self.used) else []
+        return self.trim() if self._secured_bytes - self.used > max(_KEPT, self.used) else []
 
     def trim(self) -> list[Range]:
         """All pages with memory that no block touches: they have none from now on."""
@@ -144,7 +147,7 @@ class Plan:
             if (first := align_up(start, self.page)) < (last := align_down(start + run, self.page))
         )
         pages = list(self.secured & free)
-        self.secured = RangeSet(gap for each in self.secured for gap in free.gaps(each))
+        self._set_secured(RangeSet(gap for each in self.secured for gap in free.gaps(each)))
         return pages
 
     def trimmed(self, what: str) -> None:
@@ -207,7 +210,7 @@ class Plan:
             raise ValueError(
                 f"not the plan of a symmetric heap: it has memory for other than pages of {self.page}"
             )
-        self.secured = RangeSet(secured)
+        self._set_secured(RangeSet(secured))
         if not all(whole.contains(each) for each in (*taken, *self.secured)):
             raise ValueError(f"not the plan of a symmetric heap: it has more than its {self.size} bytes")
         if any(next(self.secured.gaps(each), None) for each in taken):

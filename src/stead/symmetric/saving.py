@@ -39,12 +39,8 @@ def save(group: Group, folder: str, facts: dict[str, Any], segments: Mapping[str
     facts = {**facts, "token": token, "rank": group.rank, "ranks": group.size, "machine": MACHINE}
     part = f"{path}.part"
     try:
-        try:
-            if wrong is None:
-                write(part, facts, segments)
-        except BaseException as error:
-            wrong = error
-        group.vote(wrong, "write its file")
+        group.vote(wrong, "use its folder")
+        group.run(write(part, facts, segments), "write its file")
         try:
             os.rename(part, path)
             _sync(folder)

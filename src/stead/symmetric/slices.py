@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from array import array
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -26,12 +27,13 @@ from stead.symmetric.residents import Cargo, Residents, pieces
 from stead.symmetric.saving import find, save, saved_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from typing import Self
 
     from mpi4py import MPI
 
     from stead.arena import ArenaStatistics
+    from stead.symmetric.image import Save
 
 _MOST_RANKS = 1 << 16  # copies are counted in 16 bits
 _NOBODY = Cargo(b"", 0, 0, b"")
@@ -276,12 +278,7 @@ class Slices:
                 assert reservation
                 made = cls(reservation, facts["offset"], facts["slice"], comm, timeout=timeout)
                 try:
-                    try:
-                        found.load(made.prepare(facts))
-                        made.adopt(facts)
-                    except BaseException as error:
-                        wrong = error
-                    group.vote(wrong, "read its file")
+                    group.run(made.refill(found, facts, {}), "read its file")
                 except BaseException:
                     made.close()
                     raise
@@ -313,9 +310,15 @@ class Slices:
         segments |= {f"table {number}": Segment(each.start, [each]) for number, each in enumerate(tables)}
         return facts, segments | {f"set {key}": Segment(each.start, [each]) for key, each in sets.items()}
 
-    def prepare(self, facts: dict[str, Any]) -> dict[str, Segment]:
-        """Memory for what was saved, in slices that are empty: to be filled, and adopted then. Raises
-        LimitReached."""
+    def refill(self, found: Save, facts: dict[str, Any], others: dict[str, Segment]) -> Generator[None]:
+        """Slices that are empty become what was saved of them; ``others``: what else is in the file. Raises
+        UnreadableSave, LimitReached, Corrupted."""
+        yield from found.load(others | self._prepare(facts))
+        image.adopt(self._arena, b64decode(facts["header"]))
+        self._mixed = True
+
+    def _prepare(self, facts: dict[str, Any]) -> dict[str, Segment]:
+        """Memory for what was saved."""
         residents, base = self._live(), self._reservation.address
         tables = image.prepare(self._arena, facts["units"])
         sets = residents.need_tables(facts["sets"])
@@ -327,11 +330,6 @@ class Slices:
         segments = {"slices": Segment(base, list(self._reservation.committed.overlapping(residents.slices)))}
         segments |= {f"table {number}": Segment(each.start, [each]) for number, each in enumerate(tables)}
         return segments | {f"set {key}": Segment(each.start, [each]) for key, each in sets.items()}
-
-    def adopt(self, facts: dict[str, Any]) -> None:
-        """Go on where the saved ones were. Raises Corrupted."""
-        image.adopt(self._arena, b64decode(facts["header"]))
-        self._mixed = True
 
     # ---- the end ----
 
@@ -345,6 +343,13 @@ class Slices:
             self._closed = True
             self._tear_down()
 
+    def abandon(self) -> None:
+        """Close without a word to the others, who need not be on their way to close."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._tear_down(alone=True)
+
     def __enter__(self) -> Self:
         self._live()
         return self
@@ -356,16 +361,18 @@ class Slices:
             if kind is None:  # else the traceback keeps views of its frames alive: do not hide it behind them
                 raise
 
-    def _tear_down(self) -> None:
+    def _tear_down(self, *, alone: bool = False) -> None:
         arena, residents = getattr(self, "_arena", None), getattr(self, "_residents", None)
         if arena is not None:
             arena.abandon()
         if residents is not None:
             where = residents.slices
             if not self._reservation.released:
-                self._reservation.decommit(where.start - self._reservation.address, where.size)
+                with suppress(BufferError):  # it goes with the last view
+                    self._reservation.decommit(where.start - self._reservation.address, where.size)
             residents.close()
-        self._group.close()
+        if not alone:
+            self._group.close()
 
     # ---- inside ----
 

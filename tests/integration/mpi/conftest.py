@@ -40,8 +40,8 @@ class Ranks(Protocol):
         timeout: float = 120.0,
         fails: bool | None = False,
     ) -> str:
-        """Run ``program`` (a name in programs/, or a path) on so many ranks: what they printed. ``fails``: whether an
-        exit status other than 0 is expected; None: any is good."""
+        """Run ``program`` (a name in programs/, or a path) on so many ranks: what they printed. ``fails``: whether
+        an exit status other than 0 is expected; None: any is good."""
         ...
 
 

@@ -4,13 +4,13 @@ job, and by none where they are damaged or the addresses taken."""
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from integration.mpi.conftest import Ranks
 
 
@@ -64,3 +64,23 @@ def test_damaged_files_are_refused(ranks: Ranks, tmp_path: Path) -> None:
     path.unlink()
     printed = ranks("saving.py", 3, "damaged", str(tmp_path), "x", fails=True)
     assert "there is no file of rank 1" in printed
+
+
+def test_a_symmetric_heap_is_saved_and_restored(ranks: Ranks, number: int, tmp_path: Path) -> None:
+    for what in ("save", "restore", "taken"):
+        printed = ranks("symmetric_restart.py", number, what, str(tmp_path))
+        assert printed.count("good") == number, printed
+
+
+def test_the_examples_of_the_page_run(ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[3] / "docs/migration.md").read_text()
+    found = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(found) == 2
+    monkeypatch.chdir(tmp_path)
+    printed = []
+    for number, code in enumerate(found):
+        script = tmp_path / f"example{number}.py"
+        script.write_text(code)
+        printed.append(ranks(str(script), 3))
+    assert printed[0].splitlines() == ["1000 nodes at rank 2, the first at its old address: True"]
+    assert printed[1].splitlines() == ["1000 blocks that rank 0 has allocated"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from integration.mpi.conftest import Ranks
+
+EXAMPLE = Path(__file__).parents[3] / "examples/distributed_index.py"
 
 
 @pytest.mark.parametrize("how", ["direct", "mpi", "mixed"])
@@ -43,3 +45,11 @@ def test_the_others_are_told_that_a_rank_is_gone(
     assert found[0] == expected
     # A rank that is told by one between them hears what that one was told.
     assert all(each.startswith("PeerFailed: ") for each in found.values()), found
+
+
+@pytest.mark.parametrize("how", [(), ("--mpi",)], ids=["directly", "through MPI"])
+def test_an_index_over_all_ranks_equals_the_serial_one(ranks: Ranks, number: int, how: tuple[str, ...]) -> None:
+    folder = Path(sysconfig.get_path("stdlib"), "json")
+    printed = ranks(str(EXAMPLE), number, str(folder), *how)
+    assert "equal to the serial answer" in printed
+    assert f"by {number} ranks" in printed

@@ -66,6 +66,7 @@ function listenToPointer(app) {
       app.hover(map.at(now.x, now.y), now);
       return;
     }
+    app.hover(null, null);
     moved += Math.abs(now.x - before.x) + Math.abs(now.y - before.y);
     if (down.size === 2) {
       const other = [...down].find(([id]) => id !== event.pointerId)[1];

@@ -9,7 +9,7 @@ class Labels {
     this.sums = new Float64Array(data.names.length);
   }
 
-  // [{top, bottom, text, pages, process, first, last}]: what there is to say of one column, from above.
+  // [{top, bottom, process, first, last, count, bracket}]: what there is to say of one column, from above.
   of(process, low, high) {
     const { view } = this;
     const first = view.axis.first.get(process);
@@ -17,11 +17,13 @@ class Labels {
     const { gapsBefore } = view.axis;
     const found = [];
     let begin = -1; // of the run of those that are too short
-    const close = (end) => {
+    let end = -1;
+    let count = 0;
+    const close = () => {
       if (begin < 0) return;
       const top = view.edge(first[begin]);
-      const bottom = view.edge(after[end - 1]);
-      if (bottom - top >= SHORT) found.push({ top, bottom, process, first: begin, last: end - 1, bracket: true });
+      const bottom = view.edge(after[end]);
+      if (bottom - top >= SHORT) found.push({ top, bottom, process, first: begin, last: end, count, bracket: true });
       begin = -1;
     };
     for (let i = low; i < high; i++) {
@@ -30,11 +32,19 @@ class Labels {
       if (bottom < 0 || top > view.height || isHidden(process, i)) continue;
       const tall = bottom - top >= SHORT;
       // A gap between them ends a run: a bracket over it would claim it.
-      if (tall || (begin >= 0 && gapsBefore[first[i]] !== gapsBefore[after[i - 1]])) close(i);
-      if (tall) found.push({ top, bottom, process, first: i, last: i, bracket: false });
-      else if (begin < 0) begin = i;
+      if (tall || (begin >= 0 && gapsBefore[first[i]] !== gapsBefore[after[end]])) close();
+      if (tall) {
+        found.push({ top, bottom, process, first: i, last: i, count: 1, bracket: false });
+        continue;
+      }
+      if (begin < 0) {
+        begin = i;
+        count = 0;
+      }
+      end = i;
+      count++;
     }
-    close(high);
+    close();
     return found;
   }
 
@@ -48,8 +58,7 @@ class Labels {
       const top = Math.max(label.top, 0);
       const bottom = Math.min(label.bottom, view.height);
       if (bottom - top < SHORT - 1) continue;
-      const single = label.first === label.last;
-      if (!label.bracket || (single && bottom - top < 2 * LINE)) {
+      if (!label.bracket) {
         const y = Math.max((top + bottom) / 2, 6);
         if (y - last < LINE - 1 && last > 0) continue;
         last = y;
@@ -63,6 +72,13 @@ class Labels {
 
   // From the longest.
   texts(label) {
+    if (label.bracket) {
+      const { process, first, last, count } = label;
+      const [from, to] = [process.start[first], process.stop(last)];
+      const whole = process.raw.reservations.find((each) => each.start <= from && to <= each.start + each.pages);
+      if (whole && whole.name) return [`${whole.name} · ${plural(count, "part")}`, whole.name];
+      return [plural(count, "mapping"), `${counted(count)} maps`];
+    }
     return [shortName(label.process, label.first), shortName(label.process, label.first, false)];
   }
 
@@ -99,9 +115,9 @@ class Labels {
     const names = this.largest(process, first, last, Math.min(room - 1, 8));
     const total = names.total;
     let y = (top + bottom) / 2 - (names.list.length * LINE) / 2;
-    const count = last - first + 1;
-    this._line([plural(count, "mapping"), `${counted(count)} maps`], size(total), x + 9, right, y);
-    for (const [name, pages] of names.list) this._line([name], size(pages), x + 9, right, (y += LINE), true);
+    this._line(this.texts(label), size(total), x + 9, right, y);
+    const [, own] = this.texts(label);
+    for (const [name, pages] of names.list.filter((each) => each[0] !== own)) this._line([name], size(pages), x + 9, right, (y += LINE), true);
   }
 
   // The names that have most pages among the mappings first..last, and the pages of all of them.
@@ -110,6 +126,7 @@ class Labels {
     const touched = [];
     let total = 0;
     for (let i = first; i <= last; i++) {
+      if (isHidden(process, i)) continue;
       const name = process.name[i];
       if (sums[name] === 0) touched.push([name, i]);
       sums[name] += process.pages[i];
@@ -124,7 +141,7 @@ class Labels {
       best.splice(at, 0, each);
       best.length = Math.min(best.length, number);
     }
-    const list = best.map(([name, i]) => [data.names[name] ? shortName(process, i) : "without a name", sums[name]]);
+    const list = best.map(([name, i]) => [data.names[name] ? shortName(process, i, false) : "without a name", sums[name]]);
     for (const [name] of touched) sums[name] = 0;
     return { list, total };
   }
@@ -137,7 +154,7 @@ class Labels {
       const top = Math.max(label.top, 0);
       const bottom = Math.min(label.bottom, view.height);
       if (bottom - top < SHORT - 1) continue;
-      const text = label.bracket ? plural(label.last - label.first + 1, "mapping") : this.texts(label)[0];
+      const text = this.texts(label)[0];
       const key = `${Math.round(label.top)} ${text}`;
       const known = groups.get(key);
       if (known) known.labels.push(label);

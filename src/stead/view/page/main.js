@@ -12,11 +12,11 @@ class App {
       (row) => {
         this.toggleTable(false);
         this.select({ page: row.process.start[row.i], ...row }, true);
-        this.map.canvas.focus();
       },
     );
     this.map.onDrawn = () => this.told();
     this.hovered = null;
+    this.pointer = null;
     this.show(asked.range);
     this.detail();
     this.place.follow();
@@ -33,6 +33,8 @@ class App {
     const { view } = this.map;
     const [from, to] = view.range();
     $("range").textContent = `${hexRange(from, Math.min(to, Math.max(LIMIT, from + 1)))} · ${size(to - from > LIMIT ? LIMIT : to - from)} in view`;
+    // What is under a pointer that rests may be another thing now.
+    if (this.pointer) this.hover(this.map.at(this.pointer.x, this.pointer.y), this.pointer);
   }
 
   restore() {
@@ -93,9 +95,11 @@ class App {
 
   // ---- what is looked at ----
 
+  // `where` the pointer is; null: not on the map, or dragging it.
   hover(what, where) {
     const tip = $("tip");
     this.hovered = what;
+    this.pointer = where;
     if (!what) tip.hidden = true;
     else {
       tip.textContent = sentence(what);
@@ -211,8 +215,12 @@ class App {
     $("map-part").hidden = shown;
     $("as-table").setAttribute("aria-pressed", String(shown));
     this.table.show();
-    if (shown) $("table").focus();
-    else this.map.resize();
+    if (shown) {
+      $("table").focus();
+      return;
+    }
+    this.map.resize();
+    this.map.canvas.focus();
   }
 
   toggleScale() {

@@ -182,7 +182,8 @@ class SpaceMap {
     }
   }
 
-  // What is at a point of the canvas: a mapping {page, process, i}, a gap as of gapAt, or null outside of the map.
+  // What is at a point of the canvas: a mapping {page, process, i}, a gap as of gapAt, or null outside of the
+  // map and where what is there is switched off.
   at(x, y) {
     const row = y - HEADER;
     if (x < LAYOUT.gutter || row < 0 || row > this.view.height) return null;
@@ -199,7 +200,7 @@ class SpaceMap {
         const last = this.view.edge(axis.after.get(process)[near]);
         if (first - 2 <= row && row <= last + 2) i = near;
       }
-      if (i >= 0 && !isHidden(process, i)) return { page, process, i };
+      if (i >= 0) return isHidden(process, i) ? null : { page, process, i };
     }
     return gapAt(page, process);
   }

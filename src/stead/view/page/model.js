@@ -18,8 +18,8 @@ class Process {
     this.name = Int32Array.from(raw.name);
     this.access = Uint8Array.from(raw.access);
     // Pages in memory; -1 where nobody could tell.
-    this.resident = raw.rss ? Int32Array.from(raw.rss) : new Int32Array(count).fill(-1);
-    this.swapped = raw.swap ? Int32Array.from(raw.swap) : null;
+    this.resident = raw.rss ? Float64Array.from(raw.rss) : new Float64Array(count).fill(-1);
+    this.swapped = raw.swap ? Float64Array.from(raw.swap) : null;
     let at = 0;
     for (let i = 0; i < count; i++) {
       at += raw.gap[i];

@@ -18,9 +18,14 @@ class Place {
       if (off.length) parts.push(`off=${off.join(",")}`);
       if (map.trueScale) parts.push("scale=true");
       const hash = parts.length ? `#${parts.join(";")}` : "";
-      if (hash === this.written) return;
-      this.written = hash;
-      history.replaceState(null, "", hash || location.pathname + location.search);
+      // Another fragment has been asked for meanwhile, and comes next.
+      if (hash === this.written || location.hash !== this.written) return;
+      try {
+        history.replaceState(null, "", hash || location.pathname + location.search);
+        this.written = hash;
+      } catch {
+        // Inside of another page, as its srcdoc, this one has no URL to write to.
+      }
     }, 200);
   }
 

@@ -1,5 +1,6 @@
-"""The last rank is killed, or stopped, while the others are in a collective call, or before they come to one. The arguments:
-which call, by which signal, a folder where each of the others writes what became of it, and how many those are."""
+"""The last rank is killed, or stopped, while the others are in a collective call, or before they come to one. The
+arguments: which call, by which signal, a folder where each of the others writes what became of it, and how many
+those are."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def main(call: str, end: str, folder: str, _others: str) -> None:
 
 
 if __name__ == "__main__":
-    # The launcher looks at the process that it has started: that one only waits, so that it does not end the others.
+    # The launcher looks at the process that it has started: that one only waits, so that it does not end the
+    # others.
     child = os.fork()
     if not child:
         main(*sys.argv[1:])
