@@ -11,6 +11,7 @@ import contextlib
 import io
 from typing import TYPE_CHECKING, Any
 
+import mpi4py
 import numpy
 from harness import Bound, Report, Row, Section, in_turns, timed
 from mpi4py import MPI
@@ -157,7 +158,8 @@ def main() -> None:
         parser.error(f"it measures between 2 ranks, and there are {comm.size}")
     with contextlib.redirect_stdout(io.StringIO()) if comm.rank else contextlib.nullcontext():
         report = Report(rounds)
-        print(f"{MPI.Get_library_version().splitlines()[0].strip()}, mpi4py {MPI.Get_version()}")
+        library = MPI.Get_library_version().partition("\n")[0].partition(",")[0].replace("\0", "")
+        print(f"{' '.join(library.split())}, mpi4py {mpi4py.__version__}")
         for onesided, measure in (("mpi", through_mpi), ("auto", directly)):
             with stead.SymmetricHeap("256 MiB", comm, onesided=onesided, timeout=600) as heap:  # type: ignore[arg-type]
                 block = heap.allocate(SIZES[-1], 4096)

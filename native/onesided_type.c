@@ -227,8 +227,7 @@ static PyObject *onesided_shut(PyObject *object, PyObject *none)
     stead_live *live = self->live;
     self->live = NULL;
     self->windowed = 0;
-    stead_live_end(live);
-    onesided_let_go(self);
+    stead_live_end(live); /* what is pending stays: MPI may not be done with it */
     Py_RETURN_TRUE;
 }
 

@@ -48,6 +48,8 @@ def test_a_relative_path_stays_where_it_was_after_a_chdir(tmp_path: Path, monkey
         "tcp://",
         "tcp://host",
         "tcp://host:65536",
+        "tcp://a..b:1",
+        "tcp://" + "a" * 64 + ":1",
         "tcp://:4000",
         "tcp://::1:4000",
         "tcp://user@host:1",

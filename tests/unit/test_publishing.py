@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import stead
-from others import NOBODY, SOMEBODY, need_root, other
+from others import NOBODY, SOMEBODY, need_root, other, run
 from stead.seeing import publishing
 from stead.seeing.publishing import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 HOLDS = """
 held = stead.reserve("1 MiB", name="theirs", guard="64 KiB")
@@ -153,9 +154,14 @@ say(type(attempt(read, {child.pid})).__name__)
             assert asker.hear() == "PermissionError"
 
 
+def _written(text: bytes) -> str:
+    """Short enough for a command line."""
+    return f"b'[' * {len(text)}" if text.startswith(b"[[") else repr(text)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
-    [(b"no json", "Expecting value"), (b"[]", "must be of type object"),
+    [(b"no json", "Expecting value"), (b"[]", "must be of type object"), (b"[" * 200_000, "nested too deeply"),
      (b'{"reservations": []}', "has no 'arenas'"),
      (b'{"reservations": [], "arenas": [], "heaps": []}', "at is None")],
 )  # fmt: skip
@@ -164,7 +170,7 @@ def test_what_is_written_by_somebody_else_is_refused_and_said(text: bytes, says:
 from stead.seeing.publishing import NAME, _HEADER, _MAGIC
 from stead.proc import stat_field
 fd = os.memfd_create(NAME)
-text = {text!r}
+text = eval({_written(text)!r})
 os.pwrite(fd, _HEADER.pack(_MAGIC, len(text), {zlib.crc32(text)}, stat_field("self", 22)) + text, 0)
 say(1)
 hear()
@@ -176,6 +182,24 @@ hear()
         [seen] = stead.capture(child.pid)["processes"]
         assert seen["published_at"] is None
         assert any(says in each for each in seen["unread"])
+
+
+def test_a_descriptor_that_became_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    """As in a program that closes all descriptors when it becomes a daemon."""
+    path = tmp_path / "precious"
+    code = f"""
+stead.publish(interval=0.01)
+from stead.seeing import publishing
+fd, thread = publishing._publisher._fd, publishing._publisher._thread
+file = os.open({str(path)!r}, os.O_RDWR | os.O_CREAT)
+os.dup2(file, fd)
+thread.join()
+stead.publish(False)
+os.write(fd, b"mine")
+say(1)
+"""
+    assert run(code) == 1
+    assert path.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("header", [b"", b"x" * 40, b"steadp1\0" + b"\xff" * 32])

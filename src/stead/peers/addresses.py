@@ -67,6 +67,10 @@ class Address:
     def _tcp(cls, given: object, host: str, port: int) -> Address:
         if not host or "\0" in host or not 0 <= port < 1 << 16:
             raise ValueError(f"address is {given!r}, must have a host and a port of at most 65535")
+        try:
+            host.encode("idna")  # as the resolver's caller does, with an error that names no argument
+        except UnicodeError as error:
+            raise ValueError(f"address is {given!r}, which names no host: {error}") from None
         return cls("", host, port)
 
     def __str__(self) -> str:
@@ -77,6 +81,15 @@ class Address:
     @property
     def local(self) -> bool:
         return bool(self.path)
+
+
+def checked_key(key: bytes, where: Address) -> bytes:
+    """Raises TypeError, ValueError."""
+    if not isinstance(key, bytes):
+        raise TypeError(f"key is of type {type(key).__name__}, must be bytes")
+    if not key and not where.local:
+        raise ValueError(f"key is empty, must not be over TCP ({where}): anybody may connect there")
+    return key
 
 
 def connect(address: Address, timeout: float) -> socket.socket:

@@ -16,26 +16,26 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from stead.errors import PeerFailed, WrongKey
 from stead.peers import letters
-from stead.peers.addresses import Address, Listening, other_user, settle
-from stead.peers.envelopes import Broken, KeyRefused, greet_member
+from stead.peers.addresses import Address, Listening, checked_key, other_user, settle
+from stead.peers.connections import Connection
+from stead.peers.envelopes import Broken, KeyRefused
 from stead.peers.membership import MOST_SESSIONS, Membership, Refused
 from stead.peers.pipes import positive_timeout
 
 if TYPE_CHECKING:
     from typing import Any, Self
 
-    from stead.peers.envelopes import Envelopes, Greeting
     from stead.peers.membership import Session
 
 GREETING = 10.0  # seconds for a greeting and the joining after it
 MOST_STRANGERS = 64  # in a greeting at a time
 _REMEMBERED = 32  # refusals
-_CHUNK = 1 << 16
 _MOST_CHUNKS = 8  # of one connection at a time: more than a member sends before it is answered
 _LEAVES = letters.write(letters.Leave())
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -71,8 +71,8 @@ class Hub:
             raise ValueError(f"peers is {peers!r}, must be a whole number from 1 to {MOST_SESSIONS}")
         self._timeout = positive_timeout(timeout)
         self._membership = Membership(peers, self._timeout)
-        self._connections: dict[socket.socket, _Connection] = {}
-        self._of: dict[Session, _Connection] = {}
+        self._connections: dict[socket.socket, Connection] = {}
+        self._of: dict[Session, Connection] = {}
         self._refused: deque[PeerFailed] = deque(maxlen=_REMEMBERED)
         self._accepting_from = 0.0
         self._closing = False
@@ -84,11 +84,12 @@ class Hub:
             self._ready.register(self._woken, selectors.EVENT_READ)
             self._ready.register(self._listening.socket, selectors.EVENT_READ)
             self._thread = threading.Thread(target=self._serve, name=f"stead hub at {where}", daemon=True)
+            _hubs.add(self)
             self._thread.start()
         except BaseException:
+            _hubs.discard(self)
             self._drop()
             raise
-        _hubs.add(self)
         atexit.register(self.close)
 
     @property
@@ -164,14 +165,14 @@ class Hub:
         if self._accepting_from:
             until.append(self._accepting_from)
         first = min(until)
-        return None if first == float("inf") else max(first - time.monotonic(), 0)
+        return None if first == inf else max(first - time.monotonic(), 0)
 
     def _turn(self, ready: dict[Any, int]) -> None:
         # What is overdue comes first: where this process was stopped, nothing may be decided that others have
         # ceased to wait for.
         now = time.monotonic()
         self._membership.tick(now)
-        arrived: list[tuple[_Connection, bytes]] = []
+        arrived: list[tuple[Connection, bytes]] = []
         for connection in [each for fd, each in self._connections.items() if fd in ready]:
             if ready[connection.socket] & selectors.EVENT_WRITE:
                 self._send(connection, b"")
@@ -203,7 +204,7 @@ class Hub:
         strangers = [each for each in self._connections.values() if each.session is None]
         if len(strangers) >= MOST_STRANGERS:
             self._refuse(strangers[0], "had to make room for others who want to join")
-        connection = _Connection(client, _name_of(client, where), now + min(GREETING, self._timeout), self._key)
+        connection = Connection(client, where, now + min(GREETING, self._timeout), self._key)
         try:
             client.setblocking(False)
             settle(client, self._timeout)
@@ -216,9 +217,9 @@ class Hub:
             return
         self._connections[client] = connection
 
-    def _read(self, connection: _Connection) -> list[tuple[_Connection, bytes]]:
+    def _read(self, connection: Connection) -> list[tuple[Connection, bytes]]:
         """The letters that have come; none of them where the connection has ended after them."""
-        found: list[tuple[_Connection, bytes]] = []
+        found: list[tuple[Connection, bytes]] = []
         try:
             for _ in range(_MOST_CHUNKS):
                 data = connection.socket.recv(connection.missing())
@@ -242,7 +243,7 @@ class Hub:
             return []
         return found
 
-    def _take(self, connection: _Connection, data: bytes, now: float) -> None:
+    def _take(self, connection: Connection, data: bytes, now: float) -> None:
         try:
             letter = letters.read(data)
             session = connection.session
@@ -260,7 +261,7 @@ class Hub:
         except ValueError as error:
             self._refuse(connection, f"broke the protocol: {error}")
 
-    def _join(self, connection: _Connection, letter: letters.Join) -> None:
+    def _join(self, connection: Connection, letter: letters.Join) -> None:
         try:
             if letter.session:
                 session = self._membership.resume(letter.session)
@@ -284,7 +285,7 @@ class Hub:
             if connection := self._of.get(session):
                 self._send(connection, connection.seal(letters.Answer(number, what)))
 
-    def _send(self, connection: _Connection, data: bytes) -> None:
+    def _send(self, connection: Connection, data: bytes) -> None:
         unsent = connection.unsent
         unsent += data
         if not unsent or connection.socket not in self._connections:
@@ -300,20 +301,20 @@ class Hub:
         if self._ready.get_key(connection.socket).events != events:
             self._ready.modify(connection.socket, events)
         if connection.session:
-            connection.until = time.monotonic() + self._timeout if unsent else float("inf")
+            connection.until = time.monotonic() + self._timeout if unsent else inf
 
     def _refuse(
-        self, connection: _Connection, why: str, kind: type[PeerFailed] = PeerFailed, parting: bytes = b""
+        self, connection: Connection, why: str, kind: type[PeerFailed] = PeerFailed, parting: bytes = b""
     ) -> None:
         # Noted first: who is told may look here at once.
         self._refused.append(kind(connection.name, why))
         self._send(connection, parting)
         self._end(connection, why)
 
-    def _lose(self, connection: _Connection, error: OSError) -> None:
+    def _lose(self, connection: Connection, error: OSError) -> None:
         self._end(connection, f"is gone: {error.strerror or error}")
 
-    def _end(self, connection: _Connection, why: str) -> None:
+    def _end(self, connection: Connection, why: str) -> None:
         if self._connections.pop(connection.socket, None) is None:
             return
         self._ready.unregister(connection.socket)
@@ -323,71 +324,15 @@ class Hub:
             self._membership.lost(connection.session, why)
 
 
-class _Connection:
-    """One connection's bytes: first the greeting, then envelopes."""
-
-    def __init__(self, connection: socket.socket, name: str, until: float, key: bytes) -> None:
-        self.socket, self.name, self.until = connection, name, until
-        self.session: Session | None = None
-        self.envelopes: Envelopes | None = None
-        self.received, self.unsent = bytearray(), bytearray()
-        self._greeting: Greeting = greet_member(key)
-        _, self._wants = next(self._greeting)
-
-    def joined(self, session: Session) -> None:
-        self.session, self.until = session, float("inf")
-        self.name = session.name
-
-    def seal(self, letter: letters.Letter) -> bytes:
-        assert self.envelopes
-        return self.envelopes.seal(letters.write(letter))
-
-    def missing(self) -> int:
-        """How many bytes to read next at most: in a greeting none beyond what is due."""
-        if self.envelopes is None:
-            return self._wants - len(self.received)
-        return _CHUNK
-
-    def feed(self, data: bytes) -> tuple[bytes, list[bytes]]:
-        """What to send back at once, and the letters that are complete. Raises Broken."""
-        self.received += data
-        if self.envelopes is not None:
-            letters_read = []
-            while self.envelopes.missing(self.received) <= 0:
-                letters_read.append(self.envelopes.open(self.received))
-            return b"", letters_read
-        if len(self.received) < self._wants:
-            return b"", []
-        step, self.received = bytes(self.received), bytearray()
-        try:
-            reply, self._wants = self._greeting.send(step)
-        except StopIteration as end:
-            reply, self.envelopes = end.value
-        return reply, []
-
-
-def _name_of(client: socket.socket, where: Any) -> str:
-    if client.family == socket.AF_UNIX:
-        return "somebody at a Unix socket"
-    return f"somebody at {where[0]}, port {where[1]}"
-
-
-def checked_key(key: bytes, where: Address) -> bytes:
-    """Raises TypeError, ValueError."""
-    if not isinstance(key, bytes):
-        raise TypeError(f"key is of type {type(key).__name__}, must be bytes")
-    if not key and not where.local:
-        raise ValueError(f"key is empty, must not be over TCP ({where}): anybody may connect there")
-    return key
-
-
 # ---- fork -----------------------------------------------------------------------------------------
 
 _hubs: WeakSet[Hub] = WeakSet()
+_forking = threading.Lock()
 _held: list[Hub] = []
 
 
 def _before_fork() -> None:
+    _forking.acquire()
     _held.extend(_hubs)
     for each in _held:
         each.busy.acquire()
@@ -396,6 +341,7 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     while _held:
         _held.pop().busy.release()
+    _forking.release()
 
 
 def _after_fork_in_child() -> None:
@@ -403,6 +349,7 @@ def _after_fork_in_child() -> None:
         each = _held.pop()
         each.abandon()
         each.busy.release()
+    _forking.release()
 
 
 os.register_at_fork(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from stead.messages import Message
 
+_A_WEEK = 7 * 24 * 60 * 60
+
 
 class Coordinator:
     """The parent's end. ``timeout``: seconds for each exchange."""
@@ -106,6 +108,9 @@ def _receive(connection: Connection[bytes, bytes], deadline: float, peer: str) -
 
 
 def positive_timeout(timeout: float) -> float:
-    if not timeout > 0:
-        raise ValueError(f"timeout is {timeout!r}, must be more than 0 seconds")
+    """Raises TypeError, ValueError. Beyond a month poll(2) has no number for it."""
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+        raise TypeError(f"timeout is {timeout!r}, must be a number of seconds")
+    if not 0 < timeout <= _A_WEEK:
+        raise ValueError(f"timeout is {timeout!r}, must be more than 0 seconds, and at most a week ({_A_WEEK})")
     return timeout

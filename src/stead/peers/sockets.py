@@ -14,9 +14,8 @@ from weakref import WeakSet
 from stead.errors import PeerFailed, WrongKey
 from stead.messages import Vote
 from stead.peers import letters
-from stead.peers.addresses import Address, connect, other_user
+from stead.peers.addresses import Address, checked_key, connect, other_user
 from stead.peers.envelopes import Broken, KeyRefused, greet_hub
-from stead.peers.hub import checked_key
 from stead.peers.pipes import positive_timeout
 
 if TYPE_CHECKING:

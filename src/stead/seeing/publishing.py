@@ -38,7 +38,7 @@ _HEADER = Struct("<8sQIxxxxQ")
 _MAGIC = b"steadp1\0"
 _ATTEMPTS = 50
 # No process holds that much; a file that says so is not ours.
-_MOST = 1 << 28
+_MOST = 1 << 26
 
 
 class _Publisher:
@@ -48,15 +48,20 @@ class _Publisher:
         self._began = stat_field("self", 22) or 0
         self._stop = threading.Event()
         self._fd = os.memfd_create(NAME, os.MFD_CLOEXEC)
+        self._file = _identity(self._fd)
         self._thread = threading.Thread(target=self._run, name="stead-publish", daemon=True)
 
     def start(self) -> None:
-        self.write()
-        self._thread.start()
+        try:
+            self.write()
+            self._thread.start()
+        except BaseException:
+            self.leave()
+            raise
 
     def _run(self) -> None:
         pause = self.interval
-        while not self._stop.wait(pause):
+        while not self._stop.wait(pause) and _identity(self._fd) == self._file:
             began = time.perf_counter()
             # At a limit (of mappings, of memory) the last words stand, and the next second may be better.
             with contextlib.suppress(MemoryError, OSError):
@@ -74,11 +79,21 @@ class _Publisher:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        os.close(self._fd)
+        self.leave()
 
     def leave(self) -> None:
-        """In a forked child, which has no such thread."""
-        os.close(self._fd)
+        """Alone in a forked child, which has no such thread."""
+        if _identity(self._fd) == self._file:
+            os.close(self._fd)
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    """Which file it is: a program that closes all descriptors, as daemons do, may have another one there."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _lock = threading.Lock()
@@ -182,7 +197,10 @@ def _read_text(fd: int, began: int | None) -> bytes | None:
 
 
 def _parse(text: bytes) -> tuple[float, Holdings]:
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise NoSnapshot("", "is nested too deeply") from None
     held = check_holdings(data)
     at = data.get("at")
     if not isinstance(at, int | float):

@@ -12,6 +12,7 @@ from stead.arena.arrays import layout
 from stead.backing import check_name
 from stead.errors import NotLive, PeerFailed, Unsupported
 from stead.peers import Mpi
+from stead.peers.pipes import positive_timeout
 from stead.ranges import Range, align_up
 from stead.sizes import parse_at_least, parse_size
 from stead.symmetric import memory as memories
@@ -120,7 +121,7 @@ class SymmetricHeap(OneSided, WithSlices):
         complete = onesided == "auto" and self._memory.meet(self._voting)
         direct = onesided == "auto"
         if not complete:
-            self._window = open_window(self._memory, self._voting.comm)
+            self._window = open_window(self, self._where, self._voting.comm)
             direct = direct and is_unified(self._window)
         bases = (self._memory.base(rank, self._rank) if direct else 0 for rank in range(self._ranks))
         self._open(self._where.start, self._where.size, self._rank, tuple(bases))
@@ -281,7 +282,7 @@ class SymmetricHeap(OneSided, WithSlices):
         self._check_rank(rank)
         if not self._where.start <= address < self._where.stop:
             raise ValueError(f"block is {address:#x}, must be in the heap, {self._where}")
-        return GlobalPointer(rank, address)
+        return GlobalPointer(rank.__index__(), address)
 
     def view(self, pointer: GlobalPointer | tuple[int, int], size: SupportsIndex | str) -> memoryview:
         """``size`` bytes at this rank, or at another on the same host, to be loaded and stored as any memory.
@@ -301,6 +302,8 @@ class SymmetricHeap(OneSided, WithSlices):
         """Wait for all ranks, and until what all of them have put before is there (collective). ``timeout``:
         seconds; by default the heap's. Raises PeerFailed after it; the heap's collective calls fail then, too.
         Released."""
+        if timeout is not None:
+            positive_timeout(timeout)
         with self._lock:
             self.flush()
             if self._window is not None:
@@ -332,6 +335,7 @@ class SymmetricHeap(OneSided, WithSlices):
                 if self._voting.failed:
                     self._abandon("was closed without the others, of whom one had failed")
                 raise
+            self.flush()
             while not self._shut():
                 time.sleep(20e-6)  # another thread is in a call
             self._closed = "is closed"
@@ -375,14 +379,9 @@ class SymmetricHeap(OneSided, WithSlices):
 
 def address_of(block: Any, argument: str) -> int:
     """An address as it is, or where an array's elements begin. Raises TypeError."""
-    if (
-        isinstance(block, SupportsIndex)
-        and not isinstance(block, bool)
-        and not hasattr(block, "__array_interface__")
-    ):
-        return block.__index__()
-    interface = getattr(block, "__array_interface__", None)
-    if interface is None:
+    if hasattr(block, "ctypes"):  # arrays have it; NumPy's numbers, which may be addresses, have not
+        address: int = block.ctypes.data
+        return address
+    if isinstance(block, bool) or not isinstance(block, SupportsIndex):
         raise TypeError(f"{argument} is {block!r}, must be an address, or an array of the heap")
-    address: int = interface["data"][0]
-    return address
+    return block.__index__()

@@ -14,8 +14,6 @@ from stead.ranges import Range
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from stead.symmetric.memory import SymmetricMemory
-
 # In the order of native/atomics.h.
 TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 OPS = ("sum", "prod", "min", "max", "band", "bor", "bxor", "replace")
@@ -23,8 +21,9 @@ _MPI_TYPES = (
     "INT8_T", "INT16_T", "INT32_T", "INT64_T", "UINT8_T", "UINT16_T", "UINT32_T", "UINT64_T", "FLOAT", "DOUBLE",
 )  # fmt: skip
 
-# Windows, and the memory behind them, which other ranks may reach until all have closed: by the window's handle.
-_open: dict[int, tuple[Any, SymmetricMemory]] = {}
+# Windows, by handle, and the heaps that they are of: other ranks may reach the memory, and MPI the buffers of
+# calls that did not wait, until all ranks have closed.
+_open: dict[int, tuple[Any, OneSided]] = {}
 
 
 class OneSided(_native.OneSided):
@@ -107,13 +106,13 @@ class OneSided(_native.OneSided):
         raise MPI.Exception(code)
 
 
-def open_window(memory: SymmetricMemory, comm: Any) -> Any:
+def open_window(heap: OneSided, where: Range, comm: Any) -> Any:
     """A window over the heap's memory, in which every rank may reach every other at any time (collective)."""
     from mpi4py import MPI
 
-    win = MPI.Win.Create(MPI.buffer.fromaddress(memory.address, memory.size), 1, MPI.INFO_NULL, comm)
+    win = MPI.Win.Create(MPI.buffer.fromaddress(where.start, where.size), 1, MPI.INFO_NULL, comm)
     win.Lock_all(MPI.MODE_NOCHECK)
-    _open[MPI._handleof(win)] = win, memory
+    _open[MPI._handleof(win)] = win, heap
     return win
 
 

@@ -21,6 +21,8 @@ _Part = TypeVar("_Part")
 # Of what one rank tells all others at once (:meth:`Voting.gather`).
 _SLOT = 1024
 
+_endless: list[Any] = []
+
 
 class Voting:
     """Over ``exchange``; ``timeout``: seconds that each step waits for the slowest."""
@@ -92,7 +94,9 @@ class Voting:
         while not request.Test():
             looks += 1
             if time.monotonic() > deadline:
-                # MPI does not say who; and its request never ends, so nothing may follow it.
+                # MPI does not say who; its request never ends, so nothing may follow it, and whoever comes late
+                # writes into its buffers.
+                _endless.append(request)
                 self._failed = "a rank", "did not come in time"
                 raise PeerFailed(*self._failed)
             if nap:

@@ -91,6 +91,15 @@ class Crowd:
         peer.tell("member", self.address, name, key.hex(), timeout)
         return peer
 
+    def members(self, *names: str) -> list[Peer]:
+        """Which start at the same time: most of a test is starting processes."""
+        peers = [self.start(name) for name in names]
+        for each in peers:
+            each.ask("member", self.address, each.name, KEY.hex())
+        for each in peers:
+            each.answer()
+        return peers
+
     def joined(self, *names: str) -> None:
         """Wait until the hub has let them in."""
         while not set(names) <= set(self.hub.tell("members")):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from typing import Any
@@ -58,6 +59,11 @@ class Program:
         assert self.socket
         self.socket.when, self.socket.last, self.socket.which = when, last, which
 
+    def hurry(self, timeout: float) -> None:
+        """From now on."""
+        assert self.socket
+        self.socket._timeout = timeout
+
     def reserve(self, size: str) -> list[int]:
         made = stead.reserve(size, together=self.socket)
         self.reservations.append(made)
@@ -73,6 +79,9 @@ class Program:
     def held(self) -> list[list[int]]:
         """What is mapped in the quiet window: nothing but reservations is."""
         return [list(each.range) for each in stead.snapshot().mappings if each.range.overlaps(QUIET)]
+
+    def limit(self, descriptors: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
     def members(self) -> list[str]:
         assert self.hub

@@ -27,7 +27,7 @@ def reserve(members: Sequence[Peer], size: str = SIZE) -> list[Any]:
 @pytest.mark.parametrize("count", [1, 4])
 def test_all_hold_the_same_ranges(crowd: Crowd, count: int) -> None:
     crowd.serve(count)
-    members = [crowd.member(f"member {k}") for k in range(count)]
+    members = crowd.members(*(f"member {k}" for k in range(count)))
     ranges = [agreed(reserve(members)) for _ in range(3)]
     assert len(set(ranges)) == 3
     for each in members:
@@ -39,7 +39,7 @@ def test_members_may_come_before_their_hub(crowd: Crowd) -> None:
     if crowd.address.endswith(":0"):
         with socket.create_server(("127.0.0.1", 0)) as free:
             crowd.address = crowd._address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    members = [crowd.member(f"member {k}") for k in range(2)]
+    members = crowd.members("one", "other")
     for each in members:
         each.ask("reserve", SIZE)
     crowd.serve(2)
@@ -56,7 +56,7 @@ def test_a_member_that_is_killed_at_any_step_and_started_again(crowd: Crowd, whe
     """Before the first answer it is waited for; in the agreement all others end in PeerFailed that names it, with
     nothing held, or all hold what was decided without its hearing. Started again it gets the same as they."""
     crowd.serve(3)
-    victim, *others = [crowd.member(f"member {k}") for k in range(3)]
+    victim, *others = crowd.members("victim", "one", "other")
     victim.tell("die", when, exchange)
     victim.ask("reserve", SIZE)
     began = exchange > 1 or when == "heard"
@@ -81,7 +81,7 @@ def test_a_member_that_is_killed_at_any_step_and_started_again(crowd: Crowd, whe
 
 def test_a_member_that_is_killed_and_does_not_come_back_is_named_in_time(crowd: Crowd) -> None:
     crowd.serve(2, timeout=1)
-    victim, other = crowd.member("victim"), crowd.member("other")
+    victim, other = crowd.members("victim", "other")
     victim.tell("die", "after", 1)
     victim.ask("reserve", SIZE)
     victim.process.wait()
@@ -94,7 +94,7 @@ def test_a_member_that_is_killed_and_does_not_come_back_is_named_in_time(crowd: 
 def test_a_hub_that_is_killed_leaves_nothing_held_and_nobody_waiting(crowd: Crowd, exchange: int) -> None:
     """In the second exchange: while it waits for the vote of one that has stopped."""
     crowd.serve(2)
-    one, other = crowd.member("one"), crowd.member("other")
+    one, other = crowd.members("one", "other")
     one.ask("reserve", SIZE)
     if exchange == 2:
         other.tell("die", "before", 2, "SIGSTOP")
@@ -113,8 +113,9 @@ def test_a_hub_that_is_killed_leaves_nothing_held_and_nobody_waiting(crowd: Crow
 
 def test_a_hub_that_is_stopped_is_given_up_on_and_good_again_when_it_goes_on(crowd: Crowd) -> None:
     crowd.serve(1)
-    member = crowd.member("member", timeout=0.3)
+    member = crowd.member("member")
     first = member.tell("reserve", SIZE)
+    member.tell("hurry", 0.3)
     crowd.hub.stop()
     outcome = member.tell("reserve", SIZE)
     assert outcome["error"] == "PeerFailed"
@@ -137,9 +138,9 @@ def test_where_a_hub_was_killed_the_next_one_can_be_started(crowd: Crowd) -> Non
 
 def test_late_joiners_and_the_restarted_get_what_was_agreed_and_nobody_is_disturbed(crowd: Crowd) -> None:
     crowd.serve(2)
-    members = [crowd.member("one"), crowd.member("other")]
+    members = crowd.members("one", "other")
     first, second = (agreed(reserve(members)) for _ in range(2))
-    late, wrong, blocked = crowd.member("late"), crowd.member("wrong"), crowd.member("blocked")
+    late, wrong, blocked = crowd.members("late", "wrong", "blocked")
 
     assert late.tell("reserve", SIZE) == list(first)
 
@@ -181,7 +182,7 @@ def test_a_second_one_of_a_name_is_refused_while_the_first_is_here(crowd: Crowd)
 
 def test_a_wrong_key_is_told_to_both_with_the_address_and_disturbs_nobody(crowd: Crowd) -> None:
     crowd.serve(2)
-    members = [crowd.member("one"), crowd.member("other")]
+    members = crowd.members("one", "other")
     members[0].ask("reserve", SIZE)
     outcome = crowd.member("stranger", key=b"another").tell("reserve", SIZE)
     assert outcome["error"] == "WrongKey"
@@ -194,7 +195,7 @@ def test_a_wrong_key_is_told_to_both_with_the_address_and_disturbs_nobody(crowd:
 
 def test_strangers_of_all_kinds_are_not_waited_for(crowd: Crowd) -> None:
     crowd.serve(2)
-    members = [crowd.member("one"), crowd.member("other")]
+    members = crowd.members("one", "other")
     members[0].ask("reserve", SIZE)
     strangers = [connect(Address.parse(crowd.address), 30) for _ in range(100)]
     for number, each in enumerate(strangers):
@@ -214,6 +215,17 @@ def test_strangers_of_all_kinds_are_not_waited_for(crowd: Crowd) -> None:
     assert any("begins with b'GET / HT'" in each for each in crowd.hub.tell("refused"))
     for each in strangers:
         each.close()
+
+
+def test_a_hub_that_has_no_descriptors_left_lets_in_again_when_it_has(crowd: Crowd) -> None:
+    crowd.serve(1)
+    crowd.hub.tell("limit", 20)
+    strangers = [connect(Address.parse(crowd.address), 30) for _ in range(40)]
+    member = crowd.member("member")
+    member.ask("reserve", SIZE)
+    for each in strangers:
+        each.close()
+    assert isinstance(member.answer(), list)
 
 
 def test_a_hub_with_a_member_in_its_own_process(crowd: Crowd) -> None:

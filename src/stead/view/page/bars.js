@@ -167,17 +167,19 @@ class Bars {
 
   _drawResident(process, i, x, width, top, bottom) {
     const { pen, view } = this;
-    const from = process.start[i];
-    const to = process.stop(i);
-    const whole = process.share(i, from, to);
-    const whether = whole < 0 ? UNKNOWN : whole;
-    const known = whole > 0 && whole < 1 && process.runs && process.runs.covers(i, process);
-    if (!known) {
-      if (whole < 0) pen.globalAlpha *= UNKNOWN;
-      pen.fillRect(x, top, whole < 0 ? width : solid(width, whether), bottom - top);
+    const share = process.share(i);
+    if (share < 0) {
+      pen.globalAlpha *= UNKNOWN;
+      pen.fillRect(x, top, width, bottom - top);
+      return;
+    }
+    if (!process.tellsPages(i)) {
+      pen.fillRect(x, top, solid(width, share), bottom - top);
       return;
     }
     // Row by row, rows of one width in one rectangle.
+    const from = process.start[i];
+    const to = process.stop(i);
     const page = (pixel) => {
       const place = view.place(pixel);
       return Math.min(Math.max(place.page + place.rest, from), to);

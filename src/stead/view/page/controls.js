@@ -27,8 +27,9 @@ const MAP_KEYS = {
 function listenToKeys(app) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
-    const onMap = document.activeElement === app.map.canvas;
-    if (!onMap && /^(input|select|textarea)$/i.test(document.activeElement.tagName) && event.target.type !== "checkbox") return;
+    const focused = document.activeElement;
+    const onMap = focused === app.map.canvas;
+    if (/^(input|select|textarea)$/i.test(focused.tagName) && focused.type !== "checkbox") return;
     const action = (onMap && MAP_KEYS[event.key]) || KEYS[event.key];
     if (!action) return;
     event.preventDefault();
@@ -49,8 +50,9 @@ function listenToPointer(app) {
     event.preventDefault();
     const lines = event.deltaMode === 1 ? 16 : event.deltaMode === 2 ? map.height : 1;
     const amount = (event.deltaY || event.deltaX) * lines;
+    const turn = Math.max(Math.min(amount, 400), -400) * (event.ctrlKey ? 0.01 : 0.002); // ctrl: a pinch
     if (event.shiftKey) map.view.pan(amount);
-    else map.view.zoom(Math.exp(-Math.max(Math.min(amount, 400), -400) * (event.ctrlKey ? 0.01 : 0.002)), where(event).y - HEADER);
+    else map.view.zoom(Math.exp(-turn), where(event).y - HEADER);
     app.moved();
   }, { passive: false });
   canvas.addEventListener("pointerdown", (event) => {

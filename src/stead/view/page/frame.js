@@ -6,12 +6,12 @@ const STRIP = { x: 8, width: 16 };
 const ADDRESS = Math.ceil((hex(LIMIT).length + 1) * 6.7);
 // Where the connectors end, and where the columns begin.
 const LAYOUT = { fan: 64, gutter: 0 };
+const HEADER = 34; // pixels above the map, for the names of the columns
 
 function layOut(width) {
   LAYOUT.fan = width < 640 ? 34 : 64;
   LAYOUT.gutter = LAYOUT.fan + ADDRESS + (width < 640 ? 22 : 16);
 }
-const HEADER = 34;
 
 class Frame {
   constructor(pen, view, palette) {
@@ -37,7 +37,7 @@ class Frame {
       if (lower - upper < 12) continue;
       const middle = (upper + lower) / 2;
       const pages = axis.start[i + 1] - axis.start[i];
-      const texts = beyond ? [`the kernel's, from ${hex(axis.start[i])}`, ""] : [`${what} · ${size(pages)}`, size(pages), ""];
+      const texts = beyond ? [`the kernel's, from ${hex(axis.start[i])}`] : [`${what} · ${size(pages)}`, size(pages)];
       pen.font = FONT;
       const text = texts.find((each) => pen.measureText(each).width < right - LAYOUT.gutter - 16);
       if (!text) continue;

@@ -117,7 +117,9 @@ class Labels {
     let y = (top + bottom) / 2 - (names.list.length * LINE) / 2;
     this._line(this.texts(label), size(total), x + 9, right, y);
     const [, own] = this.texts(label);
-    for (const [name, pages] of names.list.filter((each) => each[0] !== own)) this._line([name], size(pages), x + 9, right, (y += LINE), true);
+    for (const [name, pages] of names.list) {
+      if (name !== own) this._line([name], size(pages), x + 9, right, (y += LINE), true);
+    }
   }
 
   // The names that have most pages among the mappings first..last, and the pages of all of them.
@@ -141,7 +143,8 @@ class Labels {
       best.splice(at, 0, each);
       best.length = Math.min(best.length, number);
     }
-    const list = best.map(([name, i]) => [data.names[name] ? shortName(process, i, false) : "without a name", sums[name]]);
+    const called = (name, i) => (data.names[name] ? shortName(process, i, false) : "without a name");
+    const list = best.map(([name, i]) => [called(name, i), sums[name]]);
     for (const [name] of touched) sums[name] = 0;
     return { list, total };
   }
@@ -168,6 +171,7 @@ class Labels {
     for (const each of order) {
       const y = (each.top + each.bottom) / 2;
       const isFree = (at) => !taken.some((other) => Math.abs(other - at) < LINE);
+      if (!isFree(y)) continue;
       const { process, first, last } = each.labels[0];
       const many = each.labels.length;
       const who = many === count ? "all" : many > 1 ? `${many} of ${count}` : process.short;
@@ -175,7 +179,7 @@ class Labels {
       const most = Math.max(Math.min(Math.floor((each.bottom - each.top) / LINE) - 1, 6), 0);
       const names = bracket && this.largest(process, first, last, most);
       const lines = [[`${who}: ${each.text}`, size(bracket ? names.total : process.pages[first])]];
-      for (const [name, pages] of bracket && each.labels.length === 1 ? names.list : []) lines.push([name, size(pages)]);
+      if (bracket && many === 1) for (const [name, pages] of names.list) lines.push([name, size(pages)]);
       const heights = () => lines.map((_, number) => y + (number - (lines.length - 1) / 2) * LINE);
       if (!heights().every(isFree)) lines.length = 1;
       if (!heights().every(isFree)) continue;

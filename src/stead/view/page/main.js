@@ -32,7 +32,8 @@ class App {
   told() {
     const { view } = this.map;
     const [from, to] = view.range();
-    $("range").textContent = `${hexRange(from, Math.min(to, Math.max(LIMIT, from + 1)))} · ${size(to - from > LIMIT ? LIMIT : to - from)} in view`;
+    const end = from < LIMIT ? Math.min(to, LIMIT) : to; // without the kernel's 16 EiB
+    $("range").textContent = `${hexRange(from, end)} · ${size(end - from)} in view`;
     // What is under a pointer that rests may be another thing now.
     if (this.pointer) this.hover(this.map.at(this.pointer.x, this.pointer.y), this.pointer);
   }
@@ -48,7 +49,8 @@ class App {
   show(range) {
     const { map } = this;
     $("scale").setAttribute("aria-pressed", String(map.trueScale));
-    if (range && range.from < map.axis.end) map.view.fit(range.from, Math.min(range.to, map.axis.end), 0);
+    const { end } = map.axis;
+    if (range && range.from < end) map.view.fit(range.from, Math.min(range.to, end), 0);
     else map.view.showAll();
     this.panel.showProcesses((process, shown) => this.toggleProcess(process, shown));
     this.panel.showGaps();
@@ -105,7 +107,9 @@ class App {
       tip.textContent = sentence(what);
       tip.hidden = false;
       const left = Math.min(where.x + 14, this.map.width - tip.offsetWidth - 6);
-      const top = where.y + 18 + tip.offsetHeight > this.map.canvas.clientHeight ? where.y - tip.offsetHeight - 8 : where.y + 18;
+      const below = where.y + 18;
+      const fits = below + tip.offsetHeight <= this.map.canvas.clientHeight;
+      const top = fits ? below : where.y - tip.offsetHeight - 8;
       tip.style.setProperty("left", `${Math.max(left, 4)}px`);
       tip.style.setProperty("top", `${top}px`);
     }
@@ -146,7 +150,8 @@ class App {
 
   step(by) {
     const { map } = this;
-    const process = (map.selected && (map.selected.process || map.selected.owner)) || shownProcesses().find((each) => each.count);
+    const chosen = map.selected && (map.selected.process || map.selected.owner);
+    const process = chosen || shownProcesses().find((each) => each.count);
     if (!process) return;
     let i;
     if (!map.selected) i = Math.max(lastAtMost(process.start, map.view.pageAt(0) - 1), -1) + (by > 0 ? 1 : 0);
@@ -232,7 +237,8 @@ class App {
 
   toggleTheme() {
     const root = document.documentElement;
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+    const dark = (root.dataset.theme || system) === "dark";
     root.dataset.theme = dark ? "light" : "dark";
     this.map.recolor();
   }

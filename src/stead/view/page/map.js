@@ -58,8 +58,9 @@ class SpaceMap {
     const wide = (room - this.lane) / Math.max(shown.length, 1);
     this.columns = shown.map((process, number) => {
       const x = LAYOUT.gutter + number * wide;
-      const bar = this.lane ? Math.max(wide - Math.min(10, wide / 4), 1.5) : Math.min(Math.max(wide * (shown.length > 2 ? 0.26 : 0.32), 56), 300);
-      return { process, x, bar, right: x + wide };
+      const alone = Math.max(wide - Math.min(10, wide / 4), 1.5);
+      const labelled = Math.min(Math.max(wide * (shown.length > 2 ? 0.26 : 0.32), 56), 300);
+      return { process, x, bar: this.lane ? alone : labelled, right: x + wide };
     });
     this.laneLeft = this.right - this.lane;
   }

@@ -46,12 +46,14 @@ class Process {
     return i + 1 < this.count && page >= this.stop(i) && this.start[i + 1] - page < page - this.stop(i) ? i + 1 : i;
   }
 
-  // The share of the pages [from, to) of mapping i that are in memory; -1 where nobody could tell.
-  share(i, from, to) {
-    if (this.runs && this.resident[i] >= 0 && this.runs.covers(i, this)) {
-      return to > from ? this.runs.pages(from, to) / (to - from) : 0;
-    }
+  // The share of mapping i that is in memory; -1 where nobody could tell.
+  share(i) {
     return this.resident[i] < 0 ? -1 : Math.min(this.resident[i] / this.pages[i], 1);
+  }
+
+  // Whether it is known which of its pages are: some of what is in memory is in runs.
+  tellsPages(i) {
+    return this.runs !== null && this.runs.pages(this.start[i], this.stop(i)) > 0;
   }
 }
 
@@ -75,14 +77,9 @@ class Runs {
     return i < 0 ? 0 : Math.min(this.before[i] + page - this.start[i], this.before[i + 1]);
   }
 
-  // Fractions of pages too: a row of pixels may hold a part of one.
+  // In memory among [from, to), fractions too: a row of pixels may hold a part of a page.
   pages(from, to) {
     return this.below(to) - this.below(from);
-  }
-
-  // Runs and the mapping's own count come from two readings, or the runs were not read for this one.
-  covers(i, process) {
-    return process.resident[i] === 0 || this.pages(process.start[i], process.stop(i)) > 0;
   }
 }
 

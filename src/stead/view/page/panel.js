@@ -89,13 +89,16 @@ class Panel {
   }
 
   showDetails(what, title) {
-    const key = what && `${title} ${what.process ? `${what.process.number} ${what.i}` : `${what.from} ${what.to} ${what.owner && what.owner.number}`}`;
+    const whose = what && (what.process || what.owner);
+    const key = what && [title, whose && whose.number, ...rangeOf(what)].join(" ");
     if (key === this.shownFor) return;
     this.shownFor = key;
     $("details-title").textContent = title;
     const list = $("details");
     list.replaceChildren();
-    for (const [term, text] of what ? factsOf(what) : aboutFacts()) list.append(make("div", "", make("dt", term), make("dd", text)));
+    for (const [term, text] of what ? factsOf(what) : aboutFacts()) {
+      list.append(make("div", "", make("dt", term), make("dd", text)));
+    }
   }
 
   showProcesses(toggle) {
@@ -120,7 +123,8 @@ class Panel {
   _summary(process) {
     const { raw } = process;
     const host = raw.host ? `${raw.host} · ` : "";
-    return `${host}pid ${process.pid} · ${plural(process.count, "mapping")}${raw.notes.length ? " · incomplete" : ""}`;
+    const incomplete = raw.notes.length ? " · incomplete" : "";
+    return `${host}pid ${process.pid} · ${plural(process.count, "mapping")}${incomplete}`;
   }
 
   showGaps() {

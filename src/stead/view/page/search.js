@@ -69,7 +69,8 @@ class Search {
     if (asked) return `${size(asked.to - asked.from)}: Enter goes there`;
     if (page !== null) return this.hits.length ? sentence(this.hits[0]) : "above what programs may have";
     if (!this.hits.length) return "no such name";
-    return this.at < 0 ? `${counted(this.hits.length)} found: Enter goes to the first` : `${counted(this.at + 1)} of ${counted(this.hits.length)}`;
+    const total = counted(this.hits.length);
+    return this.at < 0 ? `${total} found: Enter goes to the first` : `${counted(this.at + 1)} of ${total}`;
   }
 
   step(by) {

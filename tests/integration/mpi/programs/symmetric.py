@@ -310,7 +310,10 @@ def wrong_arguments() -> None:
         refused(stead.NotLive, "no block of", h.free, block + 16)
         refused(TypeError, "block is 'x'", h.free, "x")
         refused(TypeError, "Python objects", h.array, 3, object)
+        refused(TypeError, "block is True", h.free, True)
+        refused(ValueError, "timeout is 0", h.barrier, 0)
         refused(ValueError, "rank is", h.pointer, block, ranks)
+        h.free(numpy.uint64(h.allocate(8)))
         refused(TypeError, "pickled", comm.send, h, me)
         assert h.get((numpy.int64(me), numpy.uint64(block)), 0) == b""
         h.barrier()
@@ -381,6 +384,7 @@ def left_by_an_error() -> None:
     try:
         with heap() as h:
             array = h.array(10)
+            h.put(h.pointer(array, right), numpy.ones(10), wait=False)  # nobody waits for it
             raise KeyError("of the user's")
     except KeyError:
         pass
