@@ -229,25 +229,34 @@ def plot(simulation: Simulation, file: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
-    sizes = [GiB, 16 * GiB, 64 * GiB, 256 * GiB, TiB, 4 * TiB, 16 * TiB]
-    for where, style in zip(WHERE, ("o-", "s--", "^:", "D-."), strict=True):
+    sizes = [GiB, 4 * GiB, 16 * GiB, 64 * GiB, 256 * GiB, TiB, 16 * TiB]
+    area = "the kernel's mmap area"
+    lines = [
+        ("as reserve() looks", 100_000, "o-"),
+        (area, 10, "s--"),
+        (area, 100, "^:"),
+        (area, 1_000, "D-."),
+        (area, 10_000, "v-"),
+    ]
+    for where, peers, style in lines:
+        fitting = [size for size in sizes if size <= max(each.size for each in WHERE[where])]
         rates = []
-        for size in sizes:
-            fits = size <= max(each.size for each in WHERE[where])
-            outcomes = simulation.of(Case(100_000, where, size, 20)) if fits else []
-            rates.append(100 * sum(each.found for each in outcomes) / max(len(outcomes), 1))
-        left.plot([size / GiB for size in sizes], rates, style, label=where, markersize=4, linewidth=1.2)
-    left.set(xscale="log", xlabel="size, GiB", ylabel="met, % of runs", title="100,000 peers, by window and size")
+        for size in fitting:
+            outcomes = simulation.of(Case(peers, where, size, 20))
+            rates.append(100 * sum(each.found for each in outcomes) / len(outcomes))
+        label = f"{where}, {peers:,} peers"
+        left.plot([size / GiB for size in fitting], rates, style, label=label, markersize=4, linewidth=1.2)
+    left.set(xscale="log", xlabel="size, GiB", ylabel="met, % of runs", title="by window, size and peers")
     left.set_ylim(-4, 104)
     left.legend(fontsize=8, loc="center right")
-    peers = [10, 100, 1_000, 10_000, 100_000]
+    crowds = [10, 100, 1_000, 10_000, 100_000]
     for holding, style in ((0.0, "o-"), (0.1, "s--"), (1.0, "^:")):
-        cases = [Case(each, "as reserve() looks", GiB, 20, holding) for each in peers]
+        cases = [Case(each, "as reserve() looks", GiB, 20, holding) for each in crowds]
         kib = [max(each.all_bytes for each in simulation.of(case)) / 1024 for case in cases]
         label = f"{holding:g} reservations each before" if holding else "nothing reserved before"
-        right.plot(peers, kib, style, label=label, markersize=4, linewidth=1.2)
+        right.plot(crowds, kib, style, label=label, markersize=4, linewidth=1.2)
     right.axhline(64, color="grey", linewidth=0.8)
-    right.text(peers[0], 68, "64 KiB: the bound for one exchange", fontsize=8, color="grey")
+    right.text(crowds[0], 68, "64 KiB: the bound for one exchange", fontsize=8, color="grey")
     right.set(
         xscale="log",
         yscale="log",
@@ -255,8 +264,11 @@ def plot(simulation: Simulation, file: Path) -> None:
         ylabel="KiB",
         title="sent and received by each peer, in all, 1 GiB",
     )
-    right.legend(fontsize=8, loc="lower right")
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter("")
+    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, 0.9))
     for axes in (left, right):
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, metadata={"Date": None})
