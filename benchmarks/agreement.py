@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness import machine
 from simulation import adversaries
-from simulation.crowd import USABLE, WINDOWS, Crowd, CrowdSpace, Peers
-from simulation.meeting import ListedSpace, Meeting, meet
+from simulation.crowd import WINDOWS, Crowd, CrowdSpace, Peers
+from simulation.meeting import USABLE, ListedSpace, Meeting, meet
 from simulation.recorded import ADDRESS_SANITIZER, EVERYDAY, THREAD_SANITIZER, programs
 
 from stead.agreement import Participant

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from simulation.meeting import USABLE, ListedSpace
 from simulation.recorded import STEP, programs
 
 from stead.agreement import Participant
-from stead.errors import Obstacle, Occupied
+from stead.errors import Obstacle
 from stead.grid import Bitmaps, Grid, Search, View
 from stead.placement import Footprint, Placement, quiet_windows
 from stead.ranges import Range, RangeSet
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 Addresses = NDArray[np.int64]
 
-USABLE = Range(1 << 16, (1 << 47) - 4096)
 WINDOWS = quiet_windows(USABLE, 4096)
 QUIET = WINDOWS[0]
 _BIG_PAGE = 1 << 21
@@ -211,19 +211,17 @@ def bitmaps(view: View, blocked: Blocked) -> Bitmaps:
     return Bitmaps(touched, full)
 
 
-class CrowdSpace:
+class CrowdSpace(ListedSpace):
     """The spaces of all these peers, as far as a participant asks. ``thief``: takes a range for somebody in the
     last moment, where it says so."""
 
     identity: Hashable = "a crowd"
-    granularity = 4096
-    usable = USABLE
 
     def __init__(
         self, peers: Peers, windows: tuple[Range, ...], thief: Callable[[Range], bool] = lambda _: False
     ) -> None:
-        self.peers, self.windows, self._thief = peers, windows, thief
-        self.held: Range | None = None
+        super().__init__((), windows, thief=thief)
+        self.peers = peers
 
     def outline(self, within: Range) -> Footprint:
         return Footprint(RangeSet(), self.granularity)
@@ -247,15 +245,6 @@ class CrowdSpace:
                 found = Range(int(table.starts[row, column]), int(table.stops[row, column]))
                 return Obstacle(found, "a mapping", "somebody")
         return None
-
-    def reserve_at(self, where: Range, keep: list[Range] | None = None) -> None:
-        if self._thief(where) or self.obstacle(where):
-            raise Occupied(where, None)
-        self.held = where
-
-    def release(self, where: Range) -> None:
-        assert self.held == where
-        self.held = None
 
 
 class Crowd(Participant):

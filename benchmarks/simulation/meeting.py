@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from stead.agreement import Participant
 
 
-_USABLE = Range(1 << 16, (1 << 47) - 4096)
+USABLE = Range(1 << 16, (1 << 47) - 4096)
 
 
 class ListedSpace:
-    """A space that is a list of what is mapped. ``thief``: as CrowdSpace's."""
+    """A space that is a list of what is mapped. ``thief``: takes a range in the last moment, where it says so."""
 
     identity: Hashable = "a list"
 
@@ -36,7 +36,7 @@ class ListedSpace:
         windows: tuple[Range, ...],
         granularity: int = 4096,
         thief: Callable[[Range], bool] = lambda _: False,
-        usable: Range = _USABLE,
+        usable: Range = USABLE,
     ) -> None:
         self.occupied = RangeSet(occupied)
         self.granularity, self.windows, self.usable, self._thief = granularity, windows, usable, thief

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stead.errors import LimitReached
-from stead.proc import cgroup_memory, read_number, soft_limits, status, status_size
+from stead.proc import read_number, soft_limits, status, status_size, tightest_cgroup
 from stead.sizes import format_size
 from stead.space.headroom import MAPPINGS as HEADROOM
 
@@ -37,12 +37,11 @@ def limits(pid: int | None = None, mappings: int | None = None) -> Limits:
     """The limits of this process or of process ``pid``, of which it is known that it has so many ``mappings``."""
     process: int | Literal["self"] = "self" if pid is None else pid
     soft, now = soft_limits(process), status(process)
-    memory = min(cgroup_memory(process), key=lambda each: each[0], default=(None, None))
     return Limits(
         address_space=Bound(soft.get("Max address space"), status_size(now, "VmSize")),
         data=Bound(soft.get("Max data size"), status_size(now, "VmData")),
         mappings=Bound(read_number("/proc/sys/vm/max_map_count"), mappings),
-        memory=Bound(*memory),
+        memory=Bound(*tightest_cgroup(process)),
     )
 
 

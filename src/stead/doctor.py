@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from stead import _native
 from stead.kernel import Manner
-from stead.proc import cgroup_memory, meminfo, read_number, read_text
+from stead.proc import meminfo, read_number, read_text, tightest_cgroup
 from stead.securing import available_memory
 from stead.sizes import format_size
 from stead.space.live import LiveKernel, soft_limit
@@ -99,7 +99,7 @@ def _limits() -> Iterator[Limit]:
     aslr = read_number("/proc/sys/kernel/randomize_va_space")
     states = {0: "off", 1: "on, except for the heap", 2: "on"}
     yield Limit("address randomization", aslr, None, states.get(-1 if aslr is None else aslr, "not told"))
-    bound, used = _tightest_cgroup()
+    bound, used = tightest_cgroup()
     yield _size_limit("cgroup memory", bound, used)
     free = available_memory()
     text = "not told" if free is None else format_size(free)
@@ -121,11 +121,6 @@ def _open_files() -> int | None:
         return len(os.listdir("/proc/self/fd"))
     except OSError:
         return None
-
-
-def _tightest_cgroup() -> tuple[int | None, int | None]:
-    """The tightest limit on this process's memory, and what is used of it."""
-    return min(cgroup_memory(), key=lambda each: each[0], default=(None, None))
 
 
 # ---- features -------------------------------------------------------------------------------------

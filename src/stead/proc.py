@@ -89,3 +89,8 @@ def cgroup_memory(pid: int | Literal["self"] = "self") -> list[tuple[int, int | 
         if limit is not None:
             found.append((limit, read_number(f"{folder}/memory.current")))
     return found
+
+
+def tightest_cgroup(pid: int | Literal["self"] = "self") -> tuple[int | None, int | None]:
+    """The tightest of these limits, and what is used of it."""
+    return min(cgroup_memory(pid), key=lambda each: each[0], default=(None, None))

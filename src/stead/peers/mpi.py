@@ -83,22 +83,24 @@ class Mpi:
         return self._failed is not None
 
     def allreduce(self, message: Message) -> Message:
-        if self._failed:
-            raise PeerFailed(*self._failed)
-        self._failed = self.me, "was interrupted before"
         # First all come together: however long ago the last exchange was, nobody has waited long for this one when
         # it begins.
         self._told = None
-        self._exchange(_HERE)
-        answer = self._exchange(message)
-        self._failed = None
+        answer: Message = self._exchange(_HERE, message)
         return answer
 
-    def _exchange(self, message: Message) -> Message:
-        answer = self._up_and_down(message)
-        if isinstance(answer, tuple):
-            self._failed = answer
-            raise PeerFailed(*answer)
+    def _exchange(self, *messages: Any) -> Any:
+        """One after another: what all say to the last. After a failure, or an interruption, never again."""
+        if self._failed:
+            raise PeerFailed(*self._failed)
+        self._failed = self.me, "was interrupted before"
+        answer = None
+        for message in messages:
+            answer = self._up_and_down(message)
+            if isinstance(answer, tuple):
+                self._failed = answer
+                raise PeerFailed(*answer)
+        self._failed = None
         return answer
 
     def _up_and_down(self, message: Message) -> Message | tuple[str, str]:

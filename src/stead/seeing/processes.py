@@ -43,5 +43,4 @@ def look(*, pages: bool = True) -> Artefact:
             seen.append(capture(pid, pages=pages))
         except (OSError, UnreadableMaps):
             continue  # it has ended, or its maps changed too fast
-    here = capture(pages=False)
-    return merge(*seen) if seen else {**here, "processes": []}
+    return merge(*seen) if seen else {**capture(pages=False), "processes": []}

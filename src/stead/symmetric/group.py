@@ -55,21 +55,22 @@ class Group(Mpi):
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, by rank: what JSON can say. Raises PeerFailed."""
-        if self._failed:
-            raise PeerFailed(*self._failed)
-        self._failed = self.me, "was interrupted before"
-        said: Any = self._exchange({str(self.rank): value})  # type: ignore[arg-type]  # with a merge of its own
-        self._failed = None
+        said = self._exchange({str(self.rank): value})
         return [said[str(rank)] for rank in range(self.size)]
 
     def vote(self, error: BaseException | None, doing: str) -> None:
         """All go on, or none: raises ``error``, or PeerFailed with the reason of the first rank that has one."""
-        reasons = self.gather(None if error is None else said_of(error))
+        self._vote(error, doing, None)
+
+    def _vote(self, error: BaseException | None, doing: str, value: Any) -> list[Any]:
+        """The same, and a value of each rank."""
+        said = self.gather([value, None if error is None else said_of(error)])
         if error is not None:
             raise error
-        for rank, reason in enumerate(reasons):
+        for rank, (_, reason) in enumerate(said):
             if reason is not None:
                 raise PeerFailed(f"rank {rank}", f"could not {doing}: {reason}")
+        return [each for each, _ in said]
 
     def keep(self, what: object) -> None:
         """Until the end of the process: MPI may still use it."""
@@ -85,13 +86,7 @@ class Group(Mpi):
                     done = done or next(steps, self) is self
                 except BaseException as error:
                     wrong = error
-                said = self.gather([done, None if wrong is None else said_of(wrong)])
-                if wrong is not None:
-                    raise wrong
-                for rank, (_, reason) in enumerate(said):
-                    if reason is not None:
-                        raise PeerFailed(f"rank {rank}", f"could not {doing}: {reason}")
-                if all(each for each, _ in said):
+                if all(self._vote(wrong, doing, done)):
                     return
 
     # ---- from one to another ----
