@@ -537,6 +537,8 @@ static PyMemberDef arena_members[] = {
     {"_trim_at", T_ULONGLONG, offsetof(Arena, trim_at), 0, NULL},
     {"_careful", T_INT, offsetof(Arena, careful), 0, NULL},
     {"_untouchable", T_INT, offsetof(Arena, untouchable), 0, NULL},
+    {"_device_kind", T_INT, offsetof(Arena, device_kind), 0, NULL},
+    {"_device", T_INT, offsetof(Arena, device), 0, NULL},
     {"_zero", T_INT, offsetof(Arena, zero), 0, NULL},
     {"_discardable", T_INT, offsetof(Arena, discardable), 0, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Arena, weakrefs), READONLY, NULL},

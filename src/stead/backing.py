@@ -344,6 +344,9 @@ def as_backing(value: Backing | Literal["anonymous", "shared"], name: str | None
         return ANONYMOUS
     if value == "shared":
         return SharedMemory(name=name)
-    if not hasattr(value, "source"):
-        raise TypeError(f"backing is {value!r}, must be Anonymous, SharedMemory, File, 'anonymous' or 'shared'")
+    if not hasattr(value, "source") and not hasattr(value, "secure"):
+        raise TypeError(
+            f"backing is {value!r}, must be Anonymous, SharedMemory, File, 'anonymous' or 'shared', or memory "
+            "of a device: DeviceMemory, HostMemory"
+        )
     return value

@@ -238,7 +238,8 @@ class _Held:
         self.space.commit(self.middle, self.source, access)
 
     def view(self, writable: bool = True) -> memoryview:
-        return self.space.view(self.middle, writable, self)
+        view: memoryview = self.space.view(self.middle, writable, self)
+        return view
 
     def __enter__(self) -> _Held:
         return self
