@@ -42,7 +42,7 @@ typedef struct {
 
 enum { DOUBLE_NONE = 0, DOUBLE_READ = 1, DOUBLE_READWRITE = 3 };
 
-/* What a device can, 0 or 1 (memory: bytes). All are 1 after double_reset, but for DOUBLE_REACHES_PAGEABLE. */
+/* What a device can, 0 or 1. All are 1 after double_reset, but for DOUBLE_REACHES_PAGEABLE. */
 typedef enum {
     DOUBLE_UNIFIED,
     DOUBLE_MANAGES_ADDRESSES,
@@ -59,6 +59,8 @@ typedef enum {
  * done nothing. DOUBLE_DEAD: the process was forked; the face knows what its driver says then. */
 enum { DOUBLE_GO = 0, DOUBLE_PLANNED = 1, DOUBLE_DEAD = 2 };
 int double_enter(const char *function, int *code);
+/* The face's own state, as new: called by double_reset(), under its lock, if a face has set it. */
+extern void (*double_reset_face)(void);
 
 /* ---- devices ---- */
 int double_devices(void);
@@ -95,6 +97,8 @@ double_answer double_map(uint64_t address, uint64_t size, uint64_t offset, uint6
 double_answer double_unmap(uint64_t address, uint64_t size);
 /* Over whole mappings without a gap. The host may be allowed only what is on the host. */
 double_answer double_allow(uint64_t address, uint64_t size, double_location who, int access);
+/* What double_allow() would answer, for drivers that take several at once, all or none. */
+double_answer double_may_allow(uint64_t address, uint64_t size, double_location who, int access);
 double_answer double_allowed(int *access, double_location who, uint64_t address);
 
 /* ---- memory of the host ---- */
