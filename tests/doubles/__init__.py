@@ -149,7 +149,8 @@ class Double:
     # ---- what it holds ----
 
     def count(self, what: str) -> int:
-        """"reservations", "handles", "memories", "mappings", "registered", "managed", "events", "works", "faults"."""
+        """ "reservations", "handles", "memories", "mappings", "registered", "managed", "events", "works",
+        "faults"."""
         found = int(self.library.double_count(what.encode()))
         if found < 0:
             raise ValueError(f"what is {what!r}, which a double does not count")
@@ -164,7 +165,7 @@ class Double:
         return int(self.library.double_bytes(KINDS.index(where.kind), where.id))
 
     def allowed(self, who: Location, address: int) -> str:
-        """"none", "r" or "rw"; raises LookupError where nothing is mapped."""
+        """ "none", "r" or "rw"; raises LookupError where nothing is mapped."""
         access = c_int()
         if self.library.double_allowed(access, _Location(KINDS.index(who.kind), who.id), address):
             raise LookupError(f"nothing is mapped at {address:#x}")
@@ -192,4 +193,3 @@ class CudaDouble(Double):
     def depth(self) -> int:
         """How many contexts the calling thread has on its stack."""
         return int(self.library.double_depth())
-
