@@ -102,7 +102,7 @@ class Double:
 
     def reset(self, devices: int = 2, memory: int | str = SIZE, granularity: int | str = GRANULARITY) -> None:
         """As new. 0 devices: a driver that finds none."""
-        self.library.double_reset(devices, parse_size(memory), parse_size(granularity))
+        self.library.double_reset(devices, parse_size(memory, "memory"), parse_size(granularity, "granularity"))
 
     # ---- what it is to do ----
 
@@ -113,13 +113,13 @@ class Double:
 
     def limit(self, size: int | str, where: Location = DEVICE) -> None:
         """Memory that may be created at ``where``; what there is already counts, too."""
-        self.library.double_set_budget(KINDS.index(where.kind), where.id, parse_size(size))
+        self.library.double_set_budget(KINDS.index(where.kind), where.id, parse_size(size, "size"))
 
     def refuse(self, function: str, code: int, nth: int = 1) -> None:
         """The n-th next call of ``function``, without a version in its name, answers ``code``."""
         self.library.double_refuse(function.encode(), nth, code)
 
-    def move(self, times: int = -1, within: Range = Range(0, 1 << 64 - 1)) -> None:
+    def move(self, times: int = -1, within: Range = Range(0, (1 << 64) - 1)) -> None:
         """The next ``times`` reservations (-1: all) with a hint in ``within`` go elsewhere."""
         self.library.double_move(times, *within)
 

@@ -218,7 +218,12 @@ class DeviceSpace:
         with self._locked():
             if not any(Range.sized(*each).contains(where) for each in list(self._held.items())):
                 raise ValueError(f"{where} is in no reservation of {self!r}")
-            map_all(self.driver, [mapped])
+            try:
+                map_all(self.driver, [mapped])
+            except BaseException:
+                # Not when the source goes: the exception that is on its way keeps it.
+                physical.release(0, mapped.count)
+                raise
             self._mapped.add(mapped)
 
     def decommit(self, where: Range) -> bool:
@@ -274,7 +279,10 @@ class DeviceSpace:
         """Memory of the host as a memoryview, a device's as a :class:`DeviceView`."""
         with self._locked():
             self._check_not_paused(where)
-            location = self._mapped.overlapping(where)[0].physical.location
+            found = self._mapped.overlapping(where)
+        if not found:
+            raise ValueError(f"nothing is mapped at {where}")
+        location = found[0].physical.location
         if location.kind != "device":
             return memoryview(_native.Exporter(where.start, where.size, not writable, owner))
         return DeviceView(self.driver, where, location.id, not writable, owner)
