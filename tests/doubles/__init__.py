@@ -32,6 +32,7 @@ KINDS = ("device", "host", "host node")
 SIZE = "1 GiB"
 GRANULARITY = "2 MiB"
 DEVICE = Location("device", 0)
+ANYWHERE = Range(0, (1 << 64) - 1)
 
 
 class Face(NamedTuple):
@@ -102,7 +103,7 @@ class Double:
 
     def reset(self, devices: int = 2, memory: int | str = SIZE, granularity: int | str = GRANULARITY) -> None:
         """As new. 0 devices: a driver that finds none."""
-        self.library.double_reset(devices, parse_size(memory), parse_size(granularity))
+        self.library.double_reset(devices, parse_size(memory, "memory"), parse_size(granularity, "granularity"))
 
     # ---- what it is to do ----
 
@@ -113,13 +114,13 @@ class Double:
 
     def limit(self, size: int | str, where: Location = DEVICE) -> None:
         """Memory that may be created at ``where``; what there is already counts, too."""
-        self.library.double_set_budget(KINDS.index(where.kind), where.id, parse_size(size))
+        self.library.double_set_budget(KINDS.index(where.kind), where.id, parse_size(size, "size"))
 
     def refuse(self, function: str, code: int, nth: int = 1) -> None:
         """The n-th next call of ``function``, without a version in its name, answers ``code``."""
         self.library.double_refuse(function.encode(), nth, code)
 
-    def move(self, times: int = -1, within: Range = Range(0, 1 << 64 - 1)) -> None:
+    def move(self, times: int = -1, within: Range = ANYWHERE) -> None:
         """The next ``times`` reservations (-1: all) with a hint in ``within`` go elsewhere."""
         self.library.double_move(times, *within)
 
@@ -149,7 +150,7 @@ class Double:
     # ---- what it holds ----
 
     def count(self, what: str) -> int:
-        """"reservations", "handles", "memories", "mappings", "registered", "managed", "events", "works", "faults"."""
+        """Reservations, handles, memories, mappings, registered, managed, events; works that streams hold; faults."""
         found = int(self.library.double_count(what.encode()))
         if found < 0:
             raise ValueError(f"what is {what!r}, which a double does not count")
@@ -164,7 +165,7 @@ class Double:
         return int(self.library.double_bytes(KINDS.index(where.kind), where.id))
 
     def allowed(self, who: Location, address: int) -> str:
-        """"none", "r" or "rw"; raises LookupError where nothing is mapped."""
+        """ "none", "r" or "rw"; raises LookupError where nothing is mapped."""
         access = c_int()
         if self.library.double_allowed(access, _Location(KINDS.index(who.kind), who.id), address):
             raise LookupError(f"nothing is mapped at {address:#x}")
@@ -192,4 +193,3 @@ class CudaDouble(Double):
     def depth(self) -> int:
         """How many contexts the calling thread has on its stack."""
         return int(self.library.double_depth())
-
