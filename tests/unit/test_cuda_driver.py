@@ -316,7 +316,8 @@ def test_memory_of_the_host_is_for_the_host_and_the_devices_alike(driver: CudaDr
 
 
 def test_the_host_is_named_as_the_memory_was(driver: CudaDriver) -> None:
-    """CUDA: "Users cannot specify HOST_NUMA accessibility for allocations created on with other\n    location types"."""
+    """CUDA: "Users cannot specify HOST_NUMA accessibility for allocations created on with other
+    location types"."""
     address = driver.reserve(2 * PAGE, 0, 0)
     for place, where, other in ((address, NODE, HOST), (address + PAGE, HOST, NODE)):
         handle = driver.create(PAGE, where, shareable=False)

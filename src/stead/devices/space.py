@@ -312,25 +312,6 @@ class DeviceSpace:
             self._check_not_paused(where)
             return self._mapped.overlapping(where)
 
-    def export(self, where: Range) -> list[int]:
-        """A descriptor for each piece that is mapped in ``where``; the caller owns them. Raises Unsupported where
-        the memory was not made to be shared."""
-        fds: list[int] = []
-        with self._locked():
-            for each in self._mapped.overlapping(where):
-                if not each.physical.shareable:
-                    raise Unsupported(
-                        f"sending {each.range}", "memory made with shareable=True", "memory that is not"
-                    )
-                each.physical.shared = True
-                try:
-                    fds += [self.driver.export(handle) for _, handle in each.cut(where).pieces()]
-                except DriverError as error:
-                    for fd in fds:
-                        os.close(fd)
-                    raise refused(error, f"sending {each.range}") from error
-        return fds
-
 
 def _allowed(access: Access) -> DeviceAccess:
     try:
