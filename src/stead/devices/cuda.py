@@ -24,16 +24,14 @@ if TYPE_CHECKING:
 
     from stead.devices.driver import DeviceAccess
 
-# cuda-bindings 12 is built for the drivers of CUDA 12.0 and later: it looks its functions up with one that came
-# then.
+# cuda-bindings 12 is made for the drivers of CUDA 12: the function that it looks the others up with came then.
 _OLDEST = 12000
 _EXTRA = "the package cuda-bindings: pip install 'stead[cuda]'"
 
 # What cuInit, too, answers in a child of a process that has called it.
 _NOT_INITIALIZED = 3
 
-# The codes are those of CUresult in cuda.h. After one of the GONE, nothing that the device is asked works any
-# more.
+# The codes of CUresult in cuda.h. After one of the GONE, nothing that the device is asked works any more.
 _MEANINGS = {
     Meaning.OUT_OF_MEMORY: (2,),
     Meaning.INVALID: (1, 101, 201, 400, 712, 713),
@@ -252,7 +250,8 @@ class CudaDriver:
                 if error.meaning is not Meaning.INVALID:  # ordinary memory of the process
                     raise
             else:
-                if number >= 0:
+                # -1 (the host) comes as 4294967295 out of some versions of cuda.bindings (13.0).
+                if number in range(len(self._devices)):
                     return number
         return self._any_device()
 
@@ -268,8 +267,7 @@ class CudaDriver:
     def _describe(self, number: int) -> DeviceFacts:
         device = self._call("cuDeviceGet", number)
         can = partial(self._can, device)
-        # From CUDA 13 on there is one cuDeviceGetUuid, and it is the second: of a part of a device (MIG), not the
-        # whole.
+        # The second tells the parts of a device (MIG) from the whole; from CUDA 13 on there is no other.
         named = "cuDeviceGetUuid_v2" if hasattr(self._api, "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
         return DeviceFacts(
             number=number,
