@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+import doubles
 import stead
 
 if TYPE_CHECKING:
@@ -59,3 +60,33 @@ def _nothing_left_behind() -> Iterator[None]:
     yield
     after = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     assert not {name for name in after - before if "stead" in name}
+
+
+@pytest.fixture(scope="session")
+def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.HipDouble:
+    need("cc")
+    return doubles.HipDouble(doubles.build(doubles.HIP, tmp_path_factory.mktemp("hip")))
+
+
+@pytest.fixture
+def hip_double(_hip_library: doubles.HipDouble) -> Iterator[doubles.HipDouble]:
+    """The HIP runtime's double, as new: as `cuda_double`. HipDriver takes its path."""
+    _hip_library.reset()
+    yield _hip_library
+    gc.collect()
+    _hip_library.reset(devices=0)
+
+
+@pytest.fixture(scope="session")
+def _level_zero_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.LevelZeroDouble:
+    need("cc")
+    return doubles.LevelZeroDouble(doubles.build(doubles.LEVEL_ZERO, tmp_path_factory.mktemp("level_zero")))
+
+
+@pytest.fixture
+def level_zero_double(_level_zero_library: doubles.LevelZeroDouble) -> Iterator[doubles.LevelZeroDouble]:
+    """The Level Zero loader's double, as new: as `cuda_double`. LevelZeroDriver takes its path."""
+    _level_zero_library.reset()
+    yield _level_zero_library
+    gc.collect()
+    _level_zero_library.reset(devices=0)

@@ -42,6 +42,8 @@ class Face(NamedTuple):
 
 
 CUDA = Face("libcuda.so.1", ("cuda.c", "cuda_memory.c", "cuda_order.c"))
+HIP = Face("libamdhip64.so.7", ("hip.c", "hip_memory.c"))
+LEVEL_ZERO = Face("libze_loader.so.1", ("level_zero.c", "level_zero_memory.c", "level_zero_order.c"))
 
 
 def build(face: Face, folder: Path) -> Path:
@@ -102,7 +104,7 @@ class Double:
 
     def reset(self, devices: int = 2, memory: int | str = SIZE, granularity: int | str = GRANULARITY) -> None:
         """As new. 0 devices: a driver that finds none."""
-        self.library.double_reset(devices, parse_size(memory), parse_size(granularity))
+        self.library.double_reset(devices, parse_size(memory, "memory"), parse_size(granularity, "granularity"))
 
     # ---- what it is to do ----
 
@@ -113,13 +115,13 @@ class Double:
 
     def limit(self, size: int | str, where: Location = DEVICE) -> None:
         """Memory that may be created at ``where``; what there is already counts, too."""
-        self.library.double_set_budget(KINDS.index(where.kind), where.id, parse_size(size))
+        self.library.double_set_budget(KINDS.index(where.kind), where.id, parse_size(size, "size"))
 
     def refuse(self, function: str, code: int, nth: int = 1) -> None:
         """The n-th next call of ``function``, without a version in its name, answers ``code``."""
         self.library.double_refuse(function.encode(), nth, code)
 
-    def move(self, times: int = -1, within: Range = Range(0, 1 << 64 - 1)) -> None:
+    def move(self, times: int = -1, within: Range = Range(0, (1 << 64) - 1)) -> None:
         """The next ``times`` reservations (-1: all) with a hint in ``within`` go elsewhere."""
         self.library.double_move(times, *within)
 
@@ -193,3 +195,28 @@ class CudaDouble(Double):
         """How many contexts the calling thread has on its stack."""
         return int(self.library.double_depth())
 
+
+
+class HipDouble(Double):
+    """The HIP runtime."""
+
+    def set_version(self, number: int) -> None:
+        """What hipRuntimeGetVersion says: 70200000 is 7.2. Manners follow it."""
+        self.library.double_set_version(number)
+
+
+class LevelZeroDouble(Double):
+    """The Level Zero loader, and a driver behind it."""
+
+    def set_old(self) -> None:
+        """As drivers of 2022 are, until the next reset."""
+        self.library.double_set_old(1)
+
+    def new_list(self, device: int = 0) -> int:
+        """An immediate command list: its handle, which is its stream, too."""
+        self.library.double_new_list.restype = c_uint64
+        return int(self.library.double_new_list(device, 0))
+
+    def pools(self) -> int:
+        """Event pools that there are."""
+        return int(self.library.double_pools())
