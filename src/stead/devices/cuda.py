@@ -206,6 +206,12 @@ class CudaDriver:
     def wait(self, event: int) -> None:
         self._call_within(self._any_device(), "cuEventSynchronize", event)
 
+    # ---- for those who call the driver themselves ----
+
+    def context(self, device: int) -> int:
+        """The device's primary context (CUcontext), held until :meth:`close`. Raises DriverError."""
+        return int(self._context(device))
+
     # ---- inside ----
 
     def _call(self, name: str, *arguments: Any) -> Any:
