@@ -261,9 +261,8 @@ def main():
         given.device = "cuda" if find_spec("torch") and gpu() else "host"
     memory = Cuda() if given.device == "cuda" else Host()
     if not given.only:
-        print(
-            f"{given.device}, {given.layers} layers, {given.heads} heads of {given.width}: 2 x {given.tokens} tokens"
-        )
+        of = f"{given.layers} layers, {given.heads} heads of {given.width}"
+        print(f"{given.device}, {of}: 2 x {given.tokens} tokens")
         print(f"{'':<22}{'bytes copied':>14}{'peak bytes':>14}{'seconds a token':>18}", flush=True)
     for kind in (Growing, Copying):
         if given.only in (None, kind.__name__.lower()):
