@@ -456,6 +456,12 @@ def refuses_what_is_out_of_reach() -> str:
     return ""
 
 
+def without_a_target() -> tuple[str, bool]:
+    """The first device that shares: here the only one."""
+    found = opencl.Sharing()
+    return found.evidence, found.devices == sharing().devices
+
+
 def by_number(number: int) -> Any:
     from stead.devices.named import named
 

@@ -131,6 +131,12 @@ def test_a_device_that_does_not_say_that_it_shares_is_refused_where_that_counts(
         assert said == "declared"
 
 
+def test_without_a_target_it_is_the_first_device_that_shares(device: Worker) -> None:
+    evidence, same = device(programs.without_a_target)
+    assert evidence == device(programs.evidence)
+    assert same
+
+
 def test_devices_by_number(device: Worker) -> None:
     [made] = device(programs.by_number, 0)
     assert made.kind == "OpenCL"
