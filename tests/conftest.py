@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+import doubles
 import stead
+from stead.devices import spaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +37,10 @@ def pytest_report_header() -> list[str]:
 
 def need(what: str) -> None:
     """Skip where ``what`` (a module or a command) is missing; fail where STEAD_REQUIRE names it."""
-    present = shutil.which(what) or importlib.util.find_spec(what)
+    try:
+        present = shutil.which(what) or importlib.util.find_spec(what)
+    except ModuleNotFoundError:  # the package that it is in
+        present = None
     if present:
         return
     if what in os.environ.get("STEAD_REQUIRE", "").split(","):
@@ -59,3 +64,58 @@ def _nothing_left_behind() -> Iterator[None]:
     yield
     after = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     assert not {name for name in after - before if "stead" in name}
+
+
+@pytest.fixture(scope="session")
+def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.CudaDouble:
+    """CUDA's driver for this process: a double, which has no device but for the tests that ask for
+    `cuda_double`."""
+    need("cc")
+    need("cuda.bindings")
+    double = doubles.CudaDouble(doubles.build(doubles.CUDA, tmp_path_factory.mktemp("cuda")))
+    from cuda.bindings import driver
+
+    driver.cuDriverGetVersion()
+    if not double.calls("cuDriverGetVersion"):
+        pytest.skip("cuda.bindings has found a real driver in this process before its double was loaded")
+    return double
+
+
+@pytest.fixture
+def cuda_double(cuda_library: doubles.CudaDouble) -> Iterator[doubles.CudaDouble]:
+    """The driver's double, as new: two devices with 1 GiB each, granularity 2 MiB."""
+    cuda_library.reset()
+    spaces._drivers.clear()  # the driver that stead has was the one before
+    yield cuda_library
+    gc.collect()
+    cuda_library.reset(devices=0)
+
+
+@pytest.fixture(scope="session")
+def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.HipDouble:
+    need("cc")
+    return doubles.HipDouble(doubles.build(doubles.HIP, tmp_path_factory.mktemp("hip")))
+
+
+@pytest.fixture
+def hip_double(_hip_library: doubles.HipDouble) -> Iterator[doubles.HipDouble]:
+    """The HIP runtime's double, as new: as `cuda_double`. HipDriver takes its path."""
+    _hip_library.reset()
+    yield _hip_library
+    gc.collect()
+    _hip_library.reset(devices=0)
+
+
+@pytest.fixture(scope="session")
+def _level_zero_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.LevelZeroDouble:
+    need("cc")
+    return doubles.LevelZeroDouble(doubles.build(doubles.LEVEL_ZERO, tmp_path_factory.mktemp("level_zero")))
+
+
+@pytest.fixture
+def level_zero_double(_level_zero_library: doubles.LevelZeroDouble) -> Iterator[doubles.LevelZeroDouble]:
+    """The Level Zero loader's double, as new: as `cuda_double`. LevelZeroDriver takes its path."""
+    _level_zero_library.reset()
+    yield _level_zero_library
+    gc.collect()
+    _level_zero_library.reset(devices=0)
