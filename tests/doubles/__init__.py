@@ -189,6 +189,10 @@ class CudaDouble(Double):
         """What cuDriverGetVersion says: 12080 is CUDA 12.8."""
         self.library.double_set_version(number)
 
+    def set_first_device(self, number: int) -> None:
+        """Which of the host's devices is this process's first one, as CUDA_VISIBLE_DEVICES may have it."""
+        self.library.double_set_first_device(number)
+
     def contexts(self, device: int = 0) -> int:
         """How often the primary context of the device is retained."""
         return int(self.library.double_contexts(device))
