@@ -31,7 +31,7 @@ typedef struct {
     Kept kept[KEPT_CLASSES];
     PyObject *block_type;
     void *block_memory;   /* of the Block that went last, for the next: malloc is half of what a Block costs */
-    PyObject *members[6]; /* what the memory and the tables live in is let go after the arena */
+    PyObject *members[7]; /* what the memory and the tables live in is let go after the arena */
 } Arena;
 
 enum { ARENA_RAISED = -100 }; /* besides the codes of arena.h: a Python exception is set */

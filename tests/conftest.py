@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-import doubles
 import stead
+from doubles import build
+from doubles.hip import HIP, HipDouble
+from doubles.level_zero import LEVEL_ZERO, LevelZeroDouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,13 +65,13 @@ def _nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.HipDouble:
+def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> HipDouble:
     need("cc")
-    return doubles.HipDouble(doubles.build(doubles.HIP, tmp_path_factory.mktemp("hip")))
+    return HipDouble(build(HIP, tmp_path_factory.mktemp("hip")))
 
 
 @pytest.fixture
-def hip_double(_hip_library: doubles.HipDouble) -> Iterator[doubles.HipDouble]:
+def hip_double(_hip_library: HipDouble) -> Iterator[HipDouble]:
     """The HIP runtime's double, as new: as `cuda_double`. HipDriver takes its path."""
     _hip_library.reset()
     yield _hip_library
@@ -78,13 +80,13 @@ def hip_double(_hip_library: doubles.HipDouble) -> Iterator[doubles.HipDouble]:
 
 
 @pytest.fixture(scope="session")
-def _level_zero_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.LevelZeroDouble:
+def _level_zero_library(tmp_path_factory: pytest.TempPathFactory) -> LevelZeroDouble:
     need("cc")
-    return doubles.LevelZeroDouble(doubles.build(doubles.LEVEL_ZERO, tmp_path_factory.mktemp("level_zero")))
+    return LevelZeroDouble(build(LEVEL_ZERO, tmp_path_factory.mktemp("level_zero")))
 
 
 @pytest.fixture
-def level_zero_double(_level_zero_library: doubles.LevelZeroDouble) -> Iterator[doubles.LevelZeroDouble]:
+def level_zero_double(_level_zero_library: LevelZeroDouble) -> Iterator[LevelZeroDouble]:
     """The Level Zero loader's double, as new: as `cuda_double`. LevelZeroDriver takes its path."""
     _level_zero_library.reset()
     yield _level_zero_library

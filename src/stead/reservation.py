@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self
 
-    from stead.backing import Backing
+    from stead.backing import Backing, DriverMade
     from stead.space.protocol import MemorySpace
 
 # One lock for all tables: the kernel has one for all mappings of a process anyway, and one lock can be
@@ -160,7 +160,7 @@ class Reservation(_native.Hold):
         offset: SupportsIndex | str = 0,
         size: SupportsIndex | str | None = None,
         *,
-        backing: Backing | Literal["anonymous", "shared"] | None = None,
+        backing: Backing | DriverMade | Literal["anonymous", "shared"] | None = None,
         access: Access = "rw",
     ) -> memoryview:
         """Put memory behind ``size`` bytes from ``offset`` (bytes; a multiple of the page size), by default

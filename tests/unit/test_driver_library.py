@@ -19,7 +19,7 @@ from stead.errors import RollbackFailed, Unsupported
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from doubles import HipDouble
+    from doubles.hip import HipDouble
 
 
 @pytest.mark.parametrize("driver", [HipDriver, LevelZeroDriver])

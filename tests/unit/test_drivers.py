@@ -538,7 +538,7 @@ def test_synchronize_waits_for_what_its_device_was_given(driven: Driven, mapped:
 
 def _stream(double: Double, device: int) -> int:
     """One that keeps its work."""
-    from doubles import LevelZeroDouble
+    from doubles.level_zero import LevelZeroDouble
 
     return double.new_list(device) if isinstance(double, LevelZeroDouble) else 300 + device
 

@@ -12,7 +12,7 @@ from stead.devices.hip import HipDriver
 from stead.errors import Unsupported
 
 if TYPE_CHECKING:
-    from doubles import HipDouble
+    from doubles.hip import HipDouble
 
 GRANULE = 2 << 20
 FIRST, SECOND = Location("device", 0), Location("device", 1)

@@ -14,7 +14,7 @@ from stead.errors import RollbackFailed, Unsupported
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from doubles import LevelZeroDouble
+    from doubles.level_zero import LevelZeroDouble
 
 GRANULE = 2 << 20
 FIRST, SECOND, HOST = Location("device", 0), Location("device", 1), Location("host")
@@ -189,7 +189,7 @@ def test_one_device_alone_may_be_allowed_less_and_more(driver: LevelZeroDriver) 
     address, handle = driver.reserve(GRANULE, 0, 0), driver.create(GRANULE, FIRST, shareable=False)
     driver.map(address, GRANULE, handle)
     for access in ("r", "rw", "none", "rw"):
-        driver.allow(address, GRANULE, (FIRST,), access)  # type: ignore[arg-type]
+        driver.allow(address, GRANULE, (FIRST,), access)
     with pytest.raises(DriverError):
         driver.allow(address, GRANULE, (SECOND,), "r")
     driver.allow(address, GRANULE, (SECOND,), "rw")

@@ -78,8 +78,8 @@ class _Access(ctypes.Structure):
 
 _POINTER, _HANDLE, _INT, _SIZE = POINTER(c_void_p), c_void_p, POINTER(c_int), POINTER(c_size_t)
 FUNCTIONS = {
-    "hipGetErrorName": (c_int,), "hipInit": (c_uint,), "hipRuntimeGetVersion": (_INT,), "hipGetDeviceCount": (_INT,), "hipGetDevice": (_INT,),
-    "hipSetDevice": (c_int,), "hipDeviceSynchronize": (),
+    "hipGetErrorName": (c_int,), "hipInit": (c_uint,), "hipRuntimeGetVersion": (_INT,),
+    "hipGetDeviceCount": (_INT,), "hipGetDevice": (_INT,), "hipSetDevice": (c_int,), "hipDeviceSynchronize": (),
     "hipDeviceGetName": (c_char_p, c_int, c_int), "hipDeviceGetUuid": (POINTER(c_char * 16), c_int),
     "hipDeviceTotalMem": (_SIZE, c_int), "hipDeviceGetAttribute": (_INT, c_int, c_int),
     "hipMemGetInfo": (_SIZE, _SIZE),

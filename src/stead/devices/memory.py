@@ -3,11 +3,13 @@ what another process exported."""
 
 from __future__ import annotations
 
+import os
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, SupportsIndex
 
 from stead.devices.driver import DriverError, Location, Meaning
+from stead.door import open_door, this_door
 from stead.errors import LimitReached, Unsupported
 from stead.ranges import align_up
 from stead.sizes import format_size, parse_size
@@ -28,8 +30,8 @@ class Physical:
     ) -> None:  # fmt: skip
         self.driver, self.location, self.piece, self.shareable = driver, location, piece, shareable
         self.who = tuple(who)
-        self.shared = False  # other processes have it, or may have
         self.handles: dict[int, int] = dict(enumerate(handles))
+        self.exported: dict[int, Exported] = {}  # pieces that other processes may have
         self._end = weakref.finalize(self, _release_all, driver, self.handles)
         self._end.atexit = False  # the driver ends with the process, and takes everything with it
 
@@ -38,11 +40,39 @@ class Physical:
         """Bytes that are held."""
         return len(self.handles) * self.piece
 
+    def export(self, number: int) -> Exported:
+        """A piece for other processes. Raises DriverError."""
+        if number not in self.exported:
+            self.exported[number] = Exported(self.driver.export(self.handles[number]))
+        return self.exported[number]
+
     def release(self, first: int, count: int) -> None:
         """Let go of so many pieces. What is mapped of them stays until it is unmapped."""
         for number in range(first, first + count):
             self.driver.release(self.handles[number])
             del self.handles[number]
+            self.exported.pop(number, None)
+
+
+class Exported:
+    """A descriptor that stands for memory, and the token by which this process's door lends it. Closed with the
+    last reference."""
+
+    def __init__(self, fd: int, token: bytes | None = None) -> None:
+        self.fd, self.token = fd, token or os.urandom(16)
+        weakref.finalize(self, _close, fd, self.token).atexit = False
+
+    def lend(self) -> str:
+        """The name of the door at which it can be had."""
+        door = open_door()
+        door.lend(self.token, self.fd)
+        return door.name
+
+
+def _close(fd: int, token: bytes) -> None:
+    if (door := this_door()) is not None:
+        door.take_back(token)
+    os.close(fd)
 
 
 def _release_all(driver: Driver, handles: dict[int, int]) -> None:
@@ -197,17 +227,13 @@ class HostMemory(DeviceBacking):
 
 @dataclass(frozen=True, slots=True)
 class Imported(DeviceBacking):
-    """What another process exported: a descriptor for each piece, which stay the caller's."""
+    """What another process exported, one after the other, each of ``piece`` bytes."""
 
-    fds: tuple[int, ...]
-    bytes_each: int
+    exported: tuple[Exported, ...]
+    piece: int
     origin: Location
     allowed: tuple[Location, ...]
     shareable: bool = True
-
-    @property
-    def piece(self) -> int:  # type: ignore[override]
-        return self.bytes_each
 
     @property
     def location(self) -> Location:
@@ -218,17 +244,18 @@ class Imported(DeviceBacking):
         return self.allowed
 
     def secure(self, driver: Driver, size: int) -> DeviceSource:
-        if size != len(self.fds) * self.piece:
-            raise ValueError(f"size is {size}, and {len(self.fds)} pieces of {self.piece} bytes were exported")
+        if size != len(self.exported) * self.piece:
+            raise ValueError(
+                f"size is {size}, and {len(self.exported)} pieces of {self.piece} bytes were exported"
+            )
 
         def adopt(number: int) -> int:
-            return driver.adopt(self.fds[number], self.piece, self.location)
+            return driver.adopt(self.exported[number].fd, self.piece, self.location)
 
-        handles = collect(
-            driver, len(self.fds), adopt, f"{format_size(size)} of {self.location} of another process"
-        )
+        what = f"{format_size(size)} of {self.location} of another process"
+        handles = collect(driver, len(self.exported), adopt, what)
         physical = Physical(driver, self.location, self.piece, handles, self.who, True)
-        physical.shared = True
+        physical.exported.update(enumerate(self.exported))
         return DeviceSource(physical, self.piece)
 
 

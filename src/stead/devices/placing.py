@@ -72,7 +72,7 @@ def take_away(driver: Driver, mapped: Sequence[Mapped], keep: bool) -> list[Away
     """Unmap, and let go of the memory. Nothing runs that uses it. Raises Unsupported where other processes have
     the memory, LimitReached where there is no room for the contents, DriverError; it is all there then."""
     for each in mapped:
-        if each.physical.shared:
+        if each.physical.exported:
             raise Unsupported(
                 f"pausing {each.range}",
                 "memory that no other process has: theirs would be another after a resume",

@@ -274,7 +274,8 @@ class DeviceSpace:
         """Memory of the host as a memoryview, a device's as a :class:`DeviceView`."""
         with self._locked():
             self._check_not_paused(where)
-            location = self._mapped.overlapping(where)[0].physical.location
+            found = self._mapped.overlapping(where)
+        location = found[0].physical.location if found else Location("host")  # nobody's: inaccessible
         if location.kind != "device":
             return memoryview(_native.Exporter(where.start, where.size, not writable, owner))
         return DeviceView(self.driver, where, location.id, not writable, owner)
@@ -311,25 +312,6 @@ class DeviceSpace:
         with self._locked():
             self._check_not_paused(where)
             return self._mapped.overlapping(where)
-
-    def export(self, where: Range) -> list[int]:
-        """A descriptor for each piece that is mapped in ``where``; the caller owns them. Raises Unsupported where
-        the memory was not made to be shared."""
-        fds: list[int] = []
-        with self._locked():
-            for each in self._mapped.overlapping(where):
-                if not each.physical.shareable:
-                    raise Unsupported(
-                        f"sending {each.range}", "memory made with shareable=True", "memory that is not"
-                    )
-                each.physical.shared = True
-                try:
-                    fds += [self.driver.export(handle) for _, handle in each.cut(where).pieces()]
-                except DriverError as error:
-                    for fd in fds:
-                        os.close(fd)
-                    raise refused(error, f"sending {each.range}") from error
-        return fds
 
 
 def _allowed(access: Access) -> DeviceAccess:

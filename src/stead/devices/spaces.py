@@ -67,3 +67,8 @@ class LevelZeroSpace(DeviceSpace):
 
     def __init__(self) -> None:
         super().__init__(driver("level zero"))
+
+
+def space_of(driver_name: str) -> DeviceSpace:
+    """A space of the driver that calls itself so: "CUDA", "HIP", "Level Zero". Raises Unsupported."""
+    return {"CUDA": CudaSpace, "HIP": HipSpace, "Level Zero": LevelZeroSpace}[driver_name]()
