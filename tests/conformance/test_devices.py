@@ -33,7 +33,7 @@ class Located(DeviceSpace):
         super().commit(where, self.secure(backing, where.size, "w" in access), access)
 
 
-@pytest.fixture(params=["hip", "level_zero"])
+@pytest.fixture(params=["cuda", "hip", "level_zero"])
 def driver_and_double(request: pytest.FixtureRequest) -> tuple[Driver, Double]:
     double: Double = request.getfixturevalue(f"{request.param}_double")
     driver: Driver

@@ -32,6 +32,7 @@ KINDS = ("device", "host", "host node")
 SIZE = "1 GiB"
 GRANULARITY = "2 MiB"
 DEVICE = Location("device", 0)
+ANYWHERE = Range(0, (1 << 64) - 1)
 
 
 class Face(NamedTuple):
@@ -119,7 +120,7 @@ class Double:
         """The n-th next call of ``function``, without a version in its name, answers ``code``."""
         self.library.double_refuse(function.encode(), nth, code)
 
-    def move(self, times: int = -1, within: Range = Range(0, (1 << 64) - 1)) -> None:
+    def move(self, times: int = -1, within: Range = ANYWHERE) -> None:
         """The next ``times`` reservations (-1: all) with a hint in ``within`` go elsewhere."""
         self.library.double_move(times, *within)
 
@@ -149,8 +150,7 @@ class Double:
     # ---- what it holds ----
 
     def count(self, what: str) -> int:
-        """ "reservations", "handles", "memories", "mappings", "registered", "managed", "events", "works",
-        "faults"."""
+        """Reservations, handles, memories, mappings, registered, managed, events, works held by streams, faults."""
         found = int(self.library.double_count(what.encode()))
         if found < 0:
             raise ValueError(f"what is {what!r}, which a double does not count")

@@ -107,7 +107,9 @@ int cuInit(unsigned flags)
 
 int cuDriverGetVersion(int *number)
 {
-    ENTER_FIRST("cuDriverGetVersion");
+    int code;
+    if (double_enter("cuDriverGetVersion", &code) == DOUBLE_PLANNED) /* it answers in a forked child, too */
+        return code;
     if (!number)
         return INVALID_VALUE;
     *number = version;

@@ -49,9 +49,11 @@ int cuMemAddressReserve(CUdeviceptr *address, size_t size, size_t alignment, CUd
     uint64_t got = 0;
     if (!address || flags)
         return INVALID_VALUE;
+    int managing = 0;
     for (int each = 0; each < double_devices(); each++)
-        if (!double_can(each, DOUBLE_UNIFIED) || !double_can(each, DOUBLE_MANAGES_ADDRESSES))
-            return NOT_SUPPORTED;
+        managing |= double_can(each, DOUBLE_UNIFIED) && double_can(each, DOUBLE_MANAGES_ADDRESSES);
+    if (!managing)
+        return NOT_SUPPORTED;
     double_answer answer = double_reserve(&got, size, alignment, hint);
     *address = got;
     return double_answered(answer);
@@ -174,4 +176,17 @@ int cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUd
     int answer = double_answered(double_allowed(&access, who, address));
     *flags = (unsigned long long)access;
     return answer;
+}
+
+int cuPointerGetAttribute(void *data, int attribute, CUdeviceptr address)
+{
+    ENTER("cuPointerGetAttribute");
+    double_location where;
+    int answer = double_answered(double_located(&where, address));
+    if (answer)
+        return answer;
+    if (attribute != 9) /* CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
+        return NOT_SUPPORTED;
+    *(int *)data = where.kind == DOUBLE_DEVICE ? where.id : -1; /* CU_DEVICE_CPU */
+    return SUCCESS;
 }

@@ -22,12 +22,11 @@ static range *starting(range *list, uint64_t address)
     return list;
 }
 
-static range *around(uint64_t address)
+static range *around(range *list, uint64_t address)
 {
-    for (range *each = registered; each; each = each->next)
-        if (address >= each->start && address - each->start < each->size)
-            return each;
-    return NULL;
+    while (list && (address < list->start || address - list->start >= list->size))
+        list = list->next;
+    return list;
 }
 
 static void take_out(range **list, range *gone)
@@ -131,11 +130,16 @@ double_answer double_unregister(uint64_t address)
 double_answer double_device_address(uint64_t *device_address, uint64_t address)
 {
     double_lock();
-    range *it = around(address);
+    range *it = around(registered, address);
     if (it)
         *device_address = it->elsewhere + (address - it->start);
     double_unlock();
     return it ? DOUBLE_OK : DOUBLE_INVALID;
+}
+
+int double_used_by_devices(uint64_t address)
+{
+    return around(registered, address) || around(managed, address);
 }
 
 uint64_t double_host_address(uint64_t device_address)

@@ -43,6 +43,8 @@ int64_t double_count_addresses(const char *what);
 void double_reset_addresses(void);
 
 /* ---- host.c; the lock is held ---- */
+/* Registered or managed. */
+int double_used_by_devices(uint64_t address);
 int64_t double_count_host(const char *what);
 void double_reset_host(void);
 /* The address on the host of what devices call so, if it lies in a registered range that they call otherwise. */

@@ -283,6 +283,17 @@ double_answer double_handle_at(uint64_t *number, uint64_t address)
     return answer;
 }
 
+double_answer double_located(double_location *where, uint64_t address)
+{
+    double_lock();
+    memory *here = double_memory_at(address);
+    int host = !here && double_used_by_devices(address);
+    if (here || host)
+        *where = here ? here->where : (double_location){DOUBLE_HOST, 0};
+    double_unlock();
+    return here || host ? DOUBLE_OK : DOUBLE_INVALID;
+}
+
 memory *double_memory_of(uint64_t number)
 {
     handle *it = handle_of(number);

@@ -90,6 +90,9 @@ double_answer double_described(uint64_t handle, uint64_t *size, double_location 
 /* The handle of the memory mapped at address, with one more reference. */
 double_answer double_handle_at(uint64_t *handle, uint64_t address);
 
+/* Where the memory is that is mapped, registered or managed at address. */
+double_answer double_located(double_location *where, uint64_t address);
+
 /* ---- the one at the other ---- */
 /* Inside one reservation, where nothing is mapped; accessible to nobody. */
 double_answer double_map(uint64_t address, uint64_t size, uint64_t offset, uint64_t handle);

@@ -100,7 +100,7 @@ def driver_of(name: str, double: Double) -> Driver:
     return LevelZeroDriver(str(double.path))
 
 
-@pytest.fixture(params=["hip", "level_zero"])
+@pytest.fixture(params=["cuda", "hip", "level_zero"])
 def driven(request: pytest.FixtureRequest) -> Driven:
     """A driver, on two devices with 1 GiB and granules of 2 MiB each."""
     name = request.param
