@@ -528,6 +528,8 @@ def test_copies_between_any_two_addresses(driver: Driver, staging: int) -> None:
 def test_synchronize_waits_for_what_its_device_was_given(driven: Driven, mapped: int) -> None:
     driver, double = driven.driver, driven.double
     one, other = _stream(double, 0), _stream(double, 1)
+    for device in (0, 1):
+        driver.free_memory(device)  # CUDA waits for no device that nothing was asked of
     double.fill(one, mapped, 4, 1, device=0)
     double.fill(other, mapped + 4, 4, 2, device=1)
     driver.synchronize(0)
@@ -587,7 +589,7 @@ def test_a_refusal_says_which_call_was_answered_what_and_leaves_all_as_it_was(
     driver.allow(address, GRANULE, [FIRST, SECOND], "rw")
     driver.fill(address, 4, 9)
     managed, event, fd = driver.managed(4096), driver.record(0, 0), driver.export(handle)
-    registered = driver.register(staging + mmap.PAGESIZE, mmap.PAGESIZE)
+    registered, _ = driver.register(staging + mmap.PAGESIZE, mmap.PAGESIZE), driver.free_memory(1)
     asked: dict[str, Callable[[], object]] = {
         "granularity": lambda: driver.granularity(FIRST),
         "reserve": lambda: driver.reserve(GRANULE, 0, 0),
