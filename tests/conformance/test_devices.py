@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import stead
-from stead.devices.driver import Location
-from stead.devices.memory import HostMemory
+from drivers import NAMES, SECOND, contents, driver_of
+from stead.devices.memory import DeviceMemory, HostMemory
 from stead.devices.space import DeviceSpace
-from stead.testing import CHECKS, MEMORY_CHECKS, check_address_space
+from stead.errors import Occupied
+from stead.testing import CHECKS, MEMORY_CHECKS, check_address_space, place_for
 
 if TYPE_CHECKING:
     from doubles import Double
@@ -33,23 +33,10 @@ class Located(DeviceSpace):
         super().commit(where, self.secure(backing, where.size, "w" in access), access)
 
 
-@pytest.fixture(params=["cuda", "hip", "level_zero"])
+@pytest.fixture(params=NAMES)
 def driver_and_double(request: pytest.FixtureRequest) -> tuple[Driver, Double]:
     double: Double = request.getfixturevalue(f"{request.param}_double")
-    driver: Driver
-    if request.param == "cuda":
-        from stead.devices.cuda import CudaDriver
-
-        driver = CudaDriver()
-    elif request.param == "hip":
-        from stead.devices.hip import HipDriver
-
-        driver = HipDriver(str(double.path))
-    else:
-        from stead.devices.level_zero import LevelZeroDriver
-
-        driver = LevelZeroDriver(str(double.path))
-    return driver, double
+    return driver_of(request.param, double), double
 
 
 def test_a_devices_space_passes_every_check(driver_and_double: tuple[Driver, Double]) -> None:
@@ -59,15 +46,14 @@ def test_a_devices_space_passes_every_check(driver_and_double: tuple[Driver, Dou
     assert double.holds() == {}
 
 
-def test_it_passes_where_the_driver_goes_elsewhere_now_and_then(
+def test_a_claim_that_the_driver_does_not_follow_is_lost_and_holds_nothing(
     driver_and_double: tuple[Driver, Double],
 ) -> None:
-    """A claim that the driver did not follow is Occupied, and the kit's retries find another place."""
     driver, double = driver_and_double
-    where = stead.testing.place_for(DeviceSpace(driver), 4)
-    double.move(1)
     space = DeviceSpace(driver)
-    with pytest.raises(stead.Occupied):
+    where = place_for(space, 4)
+    double.move(1)
+    with pytest.raises(Occupied):
         space.reserve_at(where)
     assert double.holds() == {}
     space.reserve_at(where)
@@ -78,18 +64,18 @@ def test_it_passes_where_the_driver_goes_elsewhere_now_and_then(
 def test_memory_of_a_device_comes_and_goes(driver_and_double: tuple[Driver, Double]) -> None:
     driver, double = driver_and_double
     space = DeviceSpace(driver)
-    where = stead.testing.place_for(space, 4)
-    device = Location("device", 1)
+    where = place_for(space, 4)
     space.reserve_at(where)
-    backing = stead.devices.memory.DeviceMemory(1, piece=space.granularity)
+    backing = DeviceMemory(1, piece=space.granularity)
     space.commit(where, space.secure(backing, where.size, True), "rw")
-    assert double.bytes(device) == where.size
+    driver.fill(where.start, where.size, 7)
     space.protect(where, "r")
     space.pause(where, keep=True)
-    assert double.bytes(device) == 0
+    assert double.bytes(SECOND) == 0
     space.resume(where)
-    assert double.bytes(device) == where.size
-    assert double.allowed(device, where.start) == "r"
+    assert double.bytes(SECOND) == where.size
+    assert double.allowed(SECOND, where.start) == "r"
+    assert contents(driver, where.start, where.size) == b"\7" * where.size
     space.decommit(where)
     space.release(where)
     assert double.holds() == {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from drivers import FIRST, GRANULE, HOST, NAMES, SECOND, contents, driver_of
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.errors import Unsupported
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from stead.devices.driver import Driver
 
 MIB = 1 << 20
-GRANULE = 2 * MIB
-FIRST, SECOND, HOST = Location("device", 0), Location("device", 1), Location("host")
 WHERE = 0x480000000000  # nothing is there in the tests that reserve there by hint
 
 
@@ -86,21 +85,7 @@ CODES = {
 }  # fmt: skip
 
 
-def driver_of(name: str, double: Double) -> Driver:
-    if name == "cuda":
-        from stead.devices.cuda import CudaDriver
-
-        return CudaDriver()
-    if name == "hip":
-        from stead.devices.hip import HipDriver
-
-        return HipDriver(str(double.path))
-    from stead.devices.level_zero import LevelZeroDriver
-
-    return LevelZeroDriver(str(double.path))
-
-
-@pytest.fixture(params=["cuda", "hip", "level_zero"])
+@pytest.fixture(params=NAMES)
 def driven(request: pytest.FixtureRequest) -> Driven:
     """A driver, on two devices with 1 GiB and granules of 2 MiB each."""
     name = request.param
@@ -137,12 +122,6 @@ def staging() -> Iterator[int]:
         borrowed = ctypes.c_char.from_buffer(memory)
         yield ctypes.addressof(borrowed)
         del borrowed
-
-
-def contents(driver: Driver, address: int, size: int) -> bytes:
-    found = ctypes.create_string_buffer(size)
-    driver.copy(ctypes.addressof(found), address, size)
-    return found.raw
 
 
 def refused(meaning: Meaning, call: Callable[..., object], *arguments: Any) -> DriverError:
@@ -420,7 +399,7 @@ def test_what_is_no_devices_memory_is_not_adopted(driver: Driver, double: Double
 OTHER_PROCESS = """
 import sys
 sys.path[:0] = {path!r}
-{this}
+import doubles, drivers
 name, file, fd, address, granule = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 double = doubles.Double(file)
 double.reset()
@@ -450,7 +429,7 @@ def test_memory_goes_to_another_process_at_the_same_address(
     driver.copy(address, staging, 5)
     fd = driver.export(handle)
     driver.release(handle)
-    text = OTHER_PROCESS.format(path=sys.path, this=_import_this_file())
+    text = OTHER_PROCESS.format(path=sys.path)
     other = subprocess.Popen(
         [sys.executable, "-c", text, name, driven.double.path, str(fd), str(address), str(GRANULE)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=[fd],
@@ -470,15 +449,6 @@ def test_memory_goes_to_another_process_at_the_same_address(
     driver.unmap(address, GRANULE)
     driver.free(address, GRANULE)
     assert driven.double.holds() == {}
-
-
-def _import_this_file() -> str:
-    return (
-        "import doubles, importlib.util as u\n"
-        f"spec = u.spec_from_file_location('drivers', {__file__!r})\n"
-        "drivers = u.module_from_spec(spec)\n"
-        "spec.loader.exec_module(drivers)"
-    )
 
 
 # ---- memory of the host ----
@@ -688,7 +658,7 @@ def test_threads_have_places_of_their_own(driver: Driver, double: Double) -> Non
 FORK = """
 import os, sys
 sys.path[:0] = {path!r}
-{this}
+import doubles, drivers
 from stead.errors import Unsupported
 double = doubles.Double(sys.argv[2])
 double.reset()
@@ -729,7 +699,7 @@ print("the parent goes on")
 
 def test_a_forked_child_is_told_and_the_parent_goes_on(driven: Driven, request: Any) -> None:
     name = request.node.callspec.params["driven"]
-    text = FORK.format(path=sys.path, this=_import_this_file())
+    text = FORK.format(path=sys.path)
     ran = subprocess.run(
         [sys.executable, "-c", text, name, driven.double.path], capture_output=True, text=True, check=False
     )
