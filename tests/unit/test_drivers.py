@@ -337,13 +337,8 @@ def test_memory_of_a_device_is_not_for_the_host(driver: Driver, double: Double, 
 
 
 def test_memory_of_the_host_has_one_address_for_all(driver: Driver, double: Double) -> None:
-    # Of its first node: where a host has several, Level Zero cannot say which, and says so.
     node = Location("host node", 0)
-    try:
-        granule = driver.granularity(node)
-    except DriverError as error:
-        assert error.meaning is Meaning.UNSUPPORTED
-        pytest.skip(f"this host has several NUMA nodes: {error}")
+    granule = driver.granularity(node)
     address, handle = driver.reserve(GRANULE, 0, 0), driver.create(GRANULE, node, shareable=False)
     assert GRANULE % granule == 0
     driver.map(address, GRANULE, handle)

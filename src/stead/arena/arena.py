@@ -234,13 +234,13 @@ class Arena(_native.Arena):
     def _free_block_after(self, address: int, streams: Iterable[int]) -> None:
         """The same for a block that is held already. Where the driver refuses it stays live: too early is
         worse."""
-        assert self._streams
+        assert self._streams is not None
         if self._streams.wait(address, streams):
             self._settle()
 
     def _settle(self, *, all: bool = False) -> int:
         """Free the blocks that no stream uses any more; ``all``: wait for them. How many there were."""
-        if not self._streams:
+        if self._streams is None:
             return 0
         done = self._streams.settle(all=all)
         for address in done:
@@ -291,7 +291,8 @@ class Arena(_native.Arena):
             blocks = bytes_ = 0
         size, committed, used, live, largest, runs, high_water, dirty, classes = self._statistics()
         if not source.touchable:
-            committed = dirty = 0
+            dirty = 0
+            committed = committed if isinstance(source, OfDevice) else 0
         return ArenaStatistics(
             size, committed, used - bytes_, live - blocks, largest, runs, high_water,
             dirty, tuple(SizeClass(*each) for each in classes),

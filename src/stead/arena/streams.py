@@ -28,9 +28,6 @@ class Streams:
         self._waiting: deque[tuple[int, list[int]]] = deque()
         self._looking = Lock()
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def wait(self, address: int, streams: Iterable[int]) -> bool:
         """Let it wait for what ``streams`` have to do now; whether so many wait that one should look. Raises
         DriverError, and it does not wait then."""

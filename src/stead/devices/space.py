@@ -218,7 +218,12 @@ class DeviceSpace:
         with self._locked():
             if not any(Range.sized(*each).contains(where) for each in list(self._held.items())):
                 raise ValueError(f"{where} is in no reservation of {self!r}")
-            map_all(self.driver, [mapped])
+            try:
+                map_all(self.driver, [mapped])
+            except BaseException:
+                # Not when the source goes: the exception that is on its way keeps it.
+                physical.release(0, mapped.count)
+                raise
             self._mapped.add(mapped)
 
     def decommit(self, where: Range) -> bool:
@@ -275,7 +280,13 @@ class DeviceSpace:
         with self._locked():
             self._check_not_paused(where)
             found = self._mapped.overlapping(where)
+<<<<<<< HEAD
         location = found[0].physical.location if found else Location("host")  # nobody's: inaccessible
+=======
+        if not found:
+            raise ValueError(f"nothing is mapped at {where}")
+        location = found[0].physical.location
+>>>>>>> 44c68efc394c3d3b630759dee7cc5cd1407fa69c
         if location.kind != "device":
             return memoryview(_native.Exporter(where.start, where.size, not writable, owner))
         return DeviceView(self.driver, where, location.id, not writable, owner)
