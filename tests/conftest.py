@@ -15,13 +15,10 @@ from hypothesis import settings
 
 import doubles
 import stead
-<<<<<<< HEAD
 from doubles import build
 from doubles.hip import HIP, HipDouble
 from doubles.level_zero import LEVEL_ZERO, LevelZeroDouble
-=======
 from stead.devices import spaces
->>>>>>> 44c68efc394c3d3b630759dee7cc5cd1407fa69c
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,17 +89,13 @@ def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.CudaDouble
 def cuda_double(cuda_library: doubles.CudaDouble) -> Iterator[doubles.CudaDouble]:
     """The driver's double, as new: two devices with 1 GiB each, granularity 2 MiB."""
     cuda_library.reset()
-<<<<<<< HEAD
-=======
     spaces._drivers.clear()  # the driver that stead has was the one before
->>>>>>> 44c68efc394c3d3b630759dee7cc5cd1407fa69c
     yield cuda_library
     gc.collect()
     cuda_library.reset(devices=0)
 
 
 @pytest.fixture(scope="session")
-<<<<<<< HEAD
 def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> HipDouble:
     need("cc")
     return HipDouble(build(HIP, tmp_path_factory.mktemp("hip")))
@@ -110,24 +103,15 @@ def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> HipDouble:
 
 @pytest.fixture
 def hip_double(_hip_library: HipDouble) -> Iterator[HipDouble]:
-=======
-def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.HipDouble:
-    need("cc")
-    return doubles.HipDouble(doubles.build(doubles.HIP, tmp_path_factory.mktemp("hip")))
-
-
-@pytest.fixture
-def hip_double(_hip_library: doubles.HipDouble) -> Iterator[doubles.HipDouble]:
->>>>>>> 44c68efc394c3d3b630759dee7cc5cd1407fa69c
     """The HIP runtime's double, as new: as `cuda_double`. HipDriver takes its path."""
     _hip_library.reset()
+    spaces._drivers.clear()
     yield _hip_library
     gc.collect()
     _hip_library.reset(devices=0)
 
 
 @pytest.fixture(scope="session")
-<<<<<<< HEAD
 def _level_zero_library(tmp_path_factory: pytest.TempPathFactory) -> LevelZeroDouble:
     need("cc")
     return LevelZeroDouble(build(LEVEL_ZERO, tmp_path_factory.mktemp("level_zero")))
@@ -137,11 +121,12 @@ def _level_zero_library(tmp_path_factory: pytest.TempPathFactory) -> LevelZeroDo
 def level_zero_double(
     _level_zero_library: LevelZeroDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LevelZeroDouble]:
-    """The Level Zero loader's double, as new: as `cuda_double`, on a host with one NUMA node. LevelZeroDriver takes
-    its path."""
+    """The Level Zero loader's double, as new: as `cuda_double`, on a host with one NUMA node. LevelZeroDriver
+    takes its path."""
     (tmp_path / "online").write_text("0")
     monkeypatch.setattr("stead.devices.library.NODES", tmp_path / "online")
     _level_zero_library.reset()
+    spaces._drivers.clear()
     yield _level_zero_library
     gc.collect()
     _level_zero_library.reset(devices=0)

@@ -280,13 +280,9 @@ class DeviceSpace:
         with self._locked():
             self._check_not_paused(where)
             found = self._mapped.overlapping(where)
-<<<<<<< HEAD
-        location = found[0].physical.location if found else Location("host")  # nobody's: inaccessible
-=======
         if not found:
             raise ValueError(f"nothing is mapped at {where}")
         location = found[0].physical.location
->>>>>>> 44c68efc394c3d3b630759dee7cc5cd1407fa69c
         if location.kind != "device":
             return memoryview(_native.Exporter(where.start, where.size, not writable, owner))
         return DeviceView(self.driver, where, location.id, not writable, owner)
