@@ -341,6 +341,24 @@ int arena_free(stead_arena *a, uint64_t address, int wanted)
     return got;
 }
 
+int stead_arena_hold(stead_arena *a, uint64_t address)
+{
+    uint32_t unit;
+    uint64_t e;
+    stead_block block = {0};
+    if (!unit_of(a, address, &unit))
+        return STEAD_FOREIGN;
+    unsigned l = enter(a, unit, &e);
+    int got = find(a, address, unit, l, e, &block);
+    uint32_t head = (uint32_t)(block.node >> 16);
+    if (got == STEAD_DONE && l != NONE)
+        links_of(a, head, class_of(e))[(block.node & 0xffff) >> 1] = HELD;
+    else if (got == STEAD_DONE)
+        ent_store(a, head, large_entry(length_of(a->ent[head]), (unsigned)offset_of(a->ent[head]), 1));
+    leave(a, l);
+    return got;
+}
+
 /* Checked as well: a node that is given back twice must not free somebody else's block. */
 int arena_give(stead_arena *a, uint64_t node)
 {

@@ -79,6 +79,9 @@ uint64_t stead_arena_allocate(stead_arena *arena, uint64_t size, uint64_t alignm
 int stead_arena_free(stead_arena *arena, uint64_t address);
 int stead_arena_free_held(stead_arena *arena, uint64_t address); /* for the holder who has lost the node */
 
+/* A live block of nobody's gets a holder: from now on it is STEAD_HELD by address. */
+int stead_arena_hold(stead_arena *arena, uint64_t address);
+
 /* The live block that begins at an address (DONE, HELD) or holds it (INTERIOR): its node, and its usable size. */
 int stead_arena_find(stead_arena *arena, uint64_t address, stead_block *block);
 

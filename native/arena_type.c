@@ -288,6 +288,22 @@ static PyObject *arena_give(PyObject *object, PyObject *address)
     return PyLong_FromLong(stead_arena_free(((Arena *)object)->arena, at));
 }
 
+static PyObject *arena_hold(PyObject *object, PyObject *address)
+{
+    uint64_t at;
+    if (!alive((Arena *)object) || !address_arg(address, &at))
+        return NULL;
+    return PyLong_FromLong(stead_arena_hold(((Arena *)object)->arena, at));
+}
+
+static PyObject *arena_give_held(PyObject *object, PyObject *address)
+{
+    uint64_t at;
+    if (!alive((Arena *)object) || !address_arg(address, &at))
+        return NULL;
+    return PyLong_FromLong(stead_arena_free_held(((Arena *)object)->arena, at));
+}
+
 static PyObject *arena_find(PyObject *object, PyObject *address)
 {
     uint64_t at;
@@ -516,6 +532,8 @@ static PyMethodDef arena_methods[] = {
     {"_extend", arena_extend, METH_VARARGS, "_extend(units, zero)"},
     {"_take", arena_take, METH_VARARGS, "_take(size, alignment): (address, usable)"},
     {"_give", arena_give, METH_O, "_give(address): a code"},
+    {"_hold", arena_hold, METH_O, "_hold(address): a code; by address it is held from now on"},
+    {"_give_held", arena_give_held, METH_O, "_give_held(address): a code"},
     {"_find", arena_find, METH_O, "_find(address): (code, start, usable)"},
     {"_resize", arena_resize, METH_VARARGS, "_resize(address, size): (code, usable)"},
     {"_shortfall", arena_shortfall, METH_VARARGS, "_shortfall(size, alignment): units"},
@@ -533,10 +551,12 @@ static PyMethodDef arena_methods[] = {
 
 static PyMemberDef arena_members[] = {
     MEMBER(0, "name"), MEMBER(1, "_source"), MEMBER(2, "_tables"), MEMBER(3, "_care"), MEMBER(4, "_policy"),
-    MEMBER(5, "_closed"),
+    MEMBER(5, "_closed"), MEMBER(6, "_streams"),
     {"_trim_at", T_ULONGLONG, offsetof(Arena, trim_at), 0, NULL},
     {"_careful", T_INT, offsetof(Arena, careful), 0, NULL},
     {"_untouchable", T_INT, offsetof(Arena, untouchable), 0, NULL},
+    {"_device_kind", T_INT, offsetof(Arena, device_kind), 0, NULL},
+    {"_device", T_INT, offsetof(Arena, device), 0, NULL},
     {"_zero", T_INT, offsetof(Arena, zero), 0, NULL},
     {"_discardable", T_INT, offsetof(Arena, discardable), 0, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Arena, weakrefs), READONLY, NULL},

@@ -22,15 +22,16 @@ typedef struct {
     stead_arena *arena;   /* NULL: not made yet, or closed */
     uint64_t trim_at;     /* bytes of touched free memory from which _trim is called */
     int careful;          /* hardened, or with guards: every call takes the way through Python */
-    int untouchable;      /* addresses only: no block may read or write them */
+    int untouchable;      /* 1: addresses only, no block may read or write them; 2: a device's memory, in DeviceBlocks */
     int zero;             /* every block reads as zeros */
     int discardable;      /* MADV_DONTNEED makes zeros: anonymous memory of this process alone */
+    int device_kind, device; /* of a device's memory, as DLPack counts them */
     int keeps;            /* for NumPy; not where a forked child shares the memory, and so what is kept in it */
     PyObject *weakrefs;
     Kept kept[KEPT_CLASSES];
     PyObject *block_type;
     void *block_memory;   /* of the Block that went last, for the next: malloc is half of what a Block costs */
-    PyObject *members[6]; /* what the memory and the tables live in is let go after the arena */
+    PyObject *members[7]; /* what the memory and the tables live in is let go after the arena */
 } Arena;
 
 enum { ARENA_RAISED = -100 }; /* besides the codes of arena.h: a Python exception is set */
@@ -84,7 +85,7 @@ static inline int arena_wants_trim(const Arena *self)
  * printed. */
 void arena_call_quietly(PyObject *self, const char *name, uint64_t number);
 
-extern PyType_Spec stead_arena_spec, stead_block_spec;
+extern PyType_Spec stead_arena_spec, stead_block_spec, stead_device_block_spec;
 PyObject *arena_block(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
 
 #endif

@@ -67,6 +67,11 @@ PyObject *pages_written(PyObject *self, PyObject *args);
 
 #define CALL(F) ((PyCFunction)(void (*)(void))(F))
 
+/* dlpack.c */
+PyObject *dlpack_capsule(uint64_t address, Py_ssize_t size, int kind, int number, PyObject *owner);
+PyObject *dlpack_make(PyObject *self, PyObject *args);
+PyObject *buffer_address(PyObject *self, PyObject *buffer);
+
 /* objects.c */
 extern PyType_Spec stead_hold_spec, stead_exporter_spec, stead_finalizer_spec;
 

@@ -11,6 +11,7 @@ typedef struct {
     Py_ssize_t size;
     Py_ssize_t views; /* buffers that are held */
     int pinned;       /* its address was given to somebody who holds no buffer */
+    PyObject *streams; /* of a device: what these have to do comes before it is given back; NULL: nothing */
     PyObject *weakrefs;
 } Block;
 
@@ -39,6 +40,7 @@ static Block *block_make(PyObject *arena, uint64_t address, uint64_t node, uint6
         self->size = (Py_ssize_t)size;
         self->views = 0;
         self->pinned = 0;
+        self->streams = NULL;
         self->weakrefs = NULL;
     }
     return self;
@@ -66,7 +68,7 @@ PyObject *arena_block(PyObject *object, PyObject *const *args, Py_ssize_t n, PyO
     stead_block found;
     if (__builtin_expect(arena_request(object, args, n, names, &size, &alignment), 0))
         return NULL;
-    if (__builtin_expect(arena->careful | arena->untouchable, 0))
+    if (__builtin_expect(arena->careful | (arena->untouchable == 1), 0))
         return carefully(object, size, alignment);
     int got = arena_obtain(arena, size, alignment, ARENA_HAS_GIL | STEAD_HOLD, &found);
     if (__builtin_expect(got, 0))
@@ -79,13 +81,27 @@ PyObject *arena_block(PyObject *object, PyObject *const *args, Py_ssize_t n, PyO
     return (PyObject *)self;
 }
 
+static void free_after(Block *self, PyObject *arena)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *done = PyObject_CallMethod(arena, "_free_block_after", "KO", (unsigned long long)self->address, self->streams);
+    if (!done)
+        PyErr_WriteUnraisable(arena);
+    Py_XDECREF(done);
+    Py_CLEAR(self->streams);
+    PyErr_Restore(type, value, trace);
+}
+
 /* From here on the addresses may be anyone's. The reference to the arena is the caller's. */
 static PyObject *give(Block *self)
 {
     PyObject *object = self->arena;
     Arena *arena = (Arena *)object;
     self->arena = NULL;
-    if (__builtin_expect(arena->careful, 0))
+    if (__builtin_expect(self->streams != NULL, 0))
+        free_after(self, object);
+    else if (__builtin_expect(arena->careful, 0))
         arena_call_quietly(object, "_free_block", self->address);
     else
         (void)stead_arena_give(arena->arena, self->node);
@@ -264,4 +280,104 @@ PyType_Spec stead_block_spec = {
     .basicsize = sizeof(Block),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = block_slots,
+};
+
+/* ---- of a device's memory: no buffer, but what others on the device take ---- */
+
+static PyObject *device_block_repr(PyObject *object)
+{
+    Block *self = (Block *)object;
+    return PyUnicode_FromFormat("<DeviceBlock of %zd bytes at %p%s>", self->size, (void *)(uintptr_t)self->address,
+                                self->arena ? "" : ", given back");
+}
+
+/* https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, version 3: no stream is waited for. */
+static PyObject *device_block_interface(PyObject *object, void *none)
+{
+    (void)none;
+    Block *self = (Block *)object;
+    if (given_back(self))
+        return NULL;
+    self->pinned = 1;
+    return Py_BuildValue("{s(n)sss(KO)sisOsO}", "shape", self->size, "typestr", "|u1", "data",
+                         (unsigned long long)self->address, Py_False, "version", 3, "strides", Py_None, "stream", Py_None);
+}
+
+static PyObject *device_block_dlpack_device(PyObject *object, PyObject *none)
+{
+    (void)none;
+    Arena *arena = (Arena *)((Block *)object)->arena;
+    return given_back((Block *)object) ? NULL : Py_BuildValue("ii", arena->device_kind, arena->device);
+}
+
+/* The stream that the taker names is its own business: nothing of ours is under way in the memory. */
+static PyObject *device_block_dlpack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
+{
+    (void)args, (void)n, (void)names;
+    Block *self = (Block *)object;
+    if (given_back(self))
+        return NULL;
+    Arena *arena = (Arena *)self->arena;
+    PyObject *made = dlpack_capsule(self->address, self->size, arena->device_kind, arena->device, object);
+    if (made)
+        self->pinned = 1;
+    return made;
+}
+
+static PyObject *device_block_record_stream(PyObject *object, PyObject *stream)
+{
+    Block *self = (Block *)object;
+    if (given_back(self))
+        return NULL;
+    if (!PyLong_Check(stream)) {
+        PyErr_Format(PyExc_TypeError, "stream is %R, must be an int: the driver's handle, 0 for the default stream", stream);
+        return NULL;
+    }
+    if (!self->streams && !(self->streams = PySet_New(NULL)))
+        return NULL;
+    if (PySet_Add(self->streams, stream))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef device_block_methods[] = {
+    {"free", block_free, METH_NOARGS,
+     "free($self)\n--\n\nGive the block back now, behind what its streams have to do. Idempotent. Raises BufferError where it\n"
+     "was given away; it is given back when the last reference to it goes."},
+    {"record_stream", device_block_record_stream, METH_O,
+     "record_stream($self, stream)\n--\n\nIt is used on ``stream`` (an int, the driver's handle), too: its addresses are nobody\n"
+     "else's before what that stream has to do when it is given back is done."},
+    {"__dlpack__", CALL(device_block_dlpack), METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"__dlpack_device__", device_block_dlpack_device, METH_NOARGS, NULL},
+    {"__enter__", block_enter, METH_NOARGS, NULL},
+    {"__exit__", block_exit, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef device_block_getset[] = {
+    {"address", block_address, NULL, "The first address.", NULL},
+    {"size", block_size, NULL, "Bytes, as asked for.", NULL},
+    {"freed", block_freed, NULL, "Whether it was given back.", NULL},
+    {"arena", block_arena_of, NULL, "The arena that it is of; None once it was given back.", NULL},
+    {"__cuda_array_interface__", device_block_interface, NULL, "The bytes for CuPy, Numba, PyTorch and others.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot device_block_slots[] = {
+    {Py_tp_doc, "A block of an arena in a device's memory: it cannot be touched from here, and gives itself back when it and\n"
+                "every array made of it are gone, or at the end of a ``with`` block. Made by :meth:`stead.Arena.block`."},
+    {Py_tp_dealloc, block_dealloc},
+    {Py_tp_repr, device_block_repr},
+    {Py_sq_length, block_length},
+    {Py_tp_methods, device_block_methods},
+    {Py_tp_getset, device_block_getset},
+    {Py_tp_members, block_members},
+    {0, NULL},
+};
+
+PyType_Spec stead_device_block_spec = {
+    .name = "stead.DeviceBlock",
+    .basicsize = sizeof(Block),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = device_block_slots,
 };

@@ -198,6 +198,9 @@ static PyMethodDef methods[] = {
      "set_data_handler(api, handler)\n--\n\nPyDataMem_SetHandler of NumPy's table `api`: the handler before."},
     {"torch_use", hooks_torch_use, METH_VARARGS,
      "torch_use(device, arena, synchronize)\n--\n\nWhat stead_torch_allocate gives out for a device."},
+    {"dlpack", dlpack_make, METH_VARARGS,
+     "dlpack(address, size, kind, number, owner)\n--\n\nA DLPack capsule of bytes on a device; keeps the owner alive."},
+    {"address_of", buffer_address, METH_O, "address_of(buffer)\n--\n\nWhere its bytes are."},
     {"strips_facts", strips_facts, METH_O, "strips_facts(strips)\n--\n\n(blocks, bytes, runs)."},
     {"runs_pages", runs_pages, METH_VARARGS,
      "runs_pages(runs, page, outer)\n--\n\nThe pages that runs touch (outer) or fill, as pieces."},
@@ -217,6 +220,7 @@ static int module_exec(PyObject *module)
     if (!state->lost)
         return -1;
     PyType_Spec *types[] = {&stead_hold_spec, &stead_exporter_spec, &stead_finalizer_spec, &stead_arena_spec, &stead_block_spec,
+                           &stead_device_block_spec,
                            &stead_heap_spec, &stead_channel_spec, &stead_onesided_spec, &stead_book_spec};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, types[i], NULL);

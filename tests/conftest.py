@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+import doubles
 import stead
+from stead.devices import spaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +44,10 @@ def pytest_collection_finish() -> None:
 
 def need(what: str) -> None:
     """Skip where ``what`` (a module or a command) is missing; fail where STEAD_REQUIRE names it."""
-    present = shutil.which(what) or importlib.util.find_spec(what)
+    try:
+        present = shutil.which(what) or importlib.util.find_spec(what)
+    except ModuleNotFoundError:  # the package that it is in
+        present = None
     if present:
         return
     if what in os.environ.get("STEAD_REQUIRE", "").split(","):
@@ -66,3 +71,28 @@ def _nothing_left_behind() -> Iterator[None]:
     yield
     after = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     assert not {name for name in after - before if "stead" in name}
+
+
+@pytest.fixture(scope="session")
+def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.CudaDouble:
+    """CUDA's driver for this process: a double, which has no device but for the tests that ask for
+    `cuda_double`."""
+    need("cc")
+    need("cuda.bindings")
+    double = doubles.CudaDouble(doubles.build(doubles.CUDA, tmp_path_factory.mktemp("cuda")))
+    from cuda.bindings import driver
+
+    driver.cuDriverGetVersion()
+    if not double.calls("cuDriverGetVersion"):
+        pytest.skip("cuda.bindings has found a real driver in this process before its double was loaded")
+    return double
+
+
+@pytest.fixture
+def cuda_double(cuda_library: doubles.CudaDouble) -> Iterator[doubles.CudaDouble]:
+    """The driver's double, as new: two devices with 1 GiB each, granularity 2 MiB."""
+    cuda_library.reset()
+    spaces._drivers.clear()  # the driver that stead has was the one before
+    yield cuda_library
+    gc.collect()
+    cuda_library.reset(devices=0)

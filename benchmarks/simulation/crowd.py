@@ -23,7 +23,7 @@ from stead.placement import Footprint, Placement, quiet_windows
 from stead.ranges import Range, RangeSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Sequence
 
     from stead.messages import Proposal
 
@@ -214,8 +214,6 @@ def bitmaps(view: View, blocked: Blocked) -> Bitmaps:
 class CrowdSpace(ListedSpace):
     """The spaces of all these peers, as far as a participant asks. ``thief``: takes a range for somebody in the
     last moment, where it says so."""
-
-    identity: Hashable = "a crowd"
 
     def __init__(
         self, peers: Peers, windows: tuple[Range, ...], thief: Callable[[Range], bool] = lambda _: False

@@ -28,8 +28,6 @@ USABLE = Range(1 << 16, (1 << 47) - 4096)
 class ListedSpace:
     """A space that is a list of what is mapped. ``thief``: takes a range in the last moment, where it says so."""
 
-    identity: Hashable = "a list"
-
     def __init__(
         self,
         occupied: Iterable[tuple[int, int]],
@@ -41,6 +39,10 @@ class ListedSpace:
         self.occupied = RangeSet(occupied)
         self.granularity, self.windows, self.usable, self._thief = granularity, windows, usable, thief
         self.held: Range | None = None
+
+    @property
+    def identity(self) -> Hashable:
+        return "a list", id(self)
 
     def outline(self, within: Range) -> Footprint:
         outside = RangeSet([(0, self.usable.start), (self.usable.stop, 1 << 64)])

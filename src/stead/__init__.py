@@ -4,7 +4,7 @@ Layers, each importing only to its right (import-linter holds the contract):
 
     cli → view → demo → doctor → testing → seeing → heap | symmetric → arena | peers | handle | shared_memory
         → claiming
-        → reservation | agreement → parts → space → backing | segments → features | securing
+        → reservation | agreement → parts → devices → space → backing | segments → features | securing
         → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
         → sizes | errors | proc → _native
 """
@@ -14,10 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stead import peers, shared_memory
-from stead._native import Block
+from stead._native import Block, DeviceBlock
 from stead.arena import Arena, ArenaStatistics
 from stead.backing import ANONYMOUS, Anonymous, File, SharedMemory
 from stead.claiming import reserve
+from stead.devices.memory import DeviceMemory, HostMemory
+from stead.devices.space import DeviceSpace
+from stead.devices.spaces import CudaSpace, HipSpace, LevelZeroSpace
+from stead.devices.view import DeviceView
 from stead.errors import (
     AddressSpaceError,
     BarrierOwnerDied,
@@ -26,6 +30,7 @@ from stead.errors import (
     ChannelFull,
     Contended,
     Corrupted,
+    DriverError,
     LimitReached,
     NoGap,
     NotLive,
@@ -34,6 +39,7 @@ from stead.errors import (
     OutOfSpace,
     OverQuota,
     OwnerDied,
+    Paused,
     PeerFailed,
     PeersDisagree,
     Released,
@@ -93,6 +99,12 @@ __all__ = [
     "Condition",
     "Contended",
     "Corrupted",
+    "CudaSpace",
+    "DeviceBlock",
+    "DeviceMemory",
+    "DeviceSpace",
+    "DeviceView",
+    "DriverError",
     "File",
     "Footprint",
     "GlobalPointer",
@@ -100,7 +112,10 @@ __all__ = [
     "HeapArray",
     "HeapHandle",
     "HeapStatistics",
+    "HipSpace",
+    "HostMemory",
     "Kind",
+    "LevelZeroSpace",
     "LimitReached",
     "Lock",
     "Mapping",
@@ -113,6 +128,7 @@ __all__ = [
     "OutOfSpace",
     "OverQuota",
     "OwnerDied",
+    "Paused",
     "PeerFailed",
     "PeersDisagree",
     "Placement",

@@ -14,6 +14,7 @@ taken for a moment and given back.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from stead import events
 from stead.errors import AddressSpaceError, Contended, NoGap, Occupied, PeerFailed, PeersDisagree, RollbackFailed
@@ -38,7 +39,7 @@ from stead.placement import Footprint, scatter
 from stead.ranges import NOTHING, Range, RangeSet
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Hashable, Sequence
 
     from stead.placement import Placement
     from stead.space.protocol import AddressSpace
@@ -126,6 +127,10 @@ def converse(us: Participant, attempts: int = 32) -> Generator[Message, Message,
     )
 
 
+# Who takes part in which agreement, of the spaces of this process: by identity, and the token of the agreement.
+_taking_part: WeakValueDictionary[tuple[Hashable, bytes], Participant] = WeakValueDictionary()
+
+
 class Participant:
     """One space's part in it: what it says, and what it does about what all say."""
 
@@ -194,6 +199,7 @@ class Participant:
         outer = agreed.outer
         mine, refusal = Vote(agreed), None
         try:
+            self._check_alone()
             if any(self.space.outline(placement.within).occupied.overlapping(outer)):
                 raise Occupied(outer, None)
             self.space.reserve_at(outer)
@@ -217,6 +223,15 @@ class Participant:
         if mine.claimed and not votes.claimed:
             self._give_back(outer, None)
         return votes
+
+    def _check_alone(self) -> None:
+        """Two with the same addresses would be in each other's way for ever: a process, and its devices'
+        driver."""
+        key = (self.space.identity, self.token)
+        if _taking_part.setdefault(key, self) is not self:
+            raise PeersDisagree(
+                f"whose addresses: {self.me} has the same addresses as another participant of this process"
+            )
 
     def join(self, settled: Settled) -> Generator[Message, Message, Agreed]:
         """Claim what the others hold already, exactly."""

@@ -12,7 +12,7 @@ import os
 import stat
 import weakref
 from dataclasses import dataclass
-from typing import Literal, Protocol, SupportsIndex, get_args
+from typing import Any, Literal, Protocol, SupportsIndex, get_args
 
 from stead import _native
 from stead.errors import LimitReached, Unsupported
@@ -49,6 +49,12 @@ class Backing(Protocol):
     def source(self, size: int, writable: bool) -> Source:
         """Secure ``size`` bytes and say how they are mapped. Raises LimitReached, ValueError, Unsupported."""
         ...
+
+
+class DriverMade(Protocol):
+    """Memory that a device's driver makes: :mod:`stead.devices.memory`."""
+
+    def secure(self, driver: Any, size: int) -> Any: ...
 
 
 # ---- huge pages -----------------------------------------------------------------------------------
@@ -338,12 +344,15 @@ def _no_room(number: int, size: int, path: str) -> Exception:
     return LimitReached(message, limit, number) if limit else OSError(number, message)
 
 
-def as_backing(value: Backing | Literal["anonymous", "shared"], name: str | None) -> Backing:
+def as_backing(value: Backing | DriverMade | Literal["anonymous", "shared"], name: str | None) -> Any:
     """A backing, or one of the two plain words for the common ones; shared memory is called ``name``."""
     if value == "anonymous":
         return ANONYMOUS
     if value == "shared":
         return SharedMemory(name=name)
-    if not hasattr(value, "source"):
-        raise TypeError(f"backing is {value!r}, must be Anonymous, SharedMemory, File, 'anonymous' or 'shared'")
+    if not hasattr(value, "source") and not hasattr(value, "secure"):
+        raise TypeError(
+            f"backing is {value!r}, must be Anonymous, SharedMemory, File, 'anonymous' or 'shared', or memory "
+            "of a device: DeviceMemory, HostMemory"
+        )
     return value

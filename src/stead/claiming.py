@@ -12,6 +12,7 @@ from stead import events
 from stead.agreement import agree, drive
 from stead.backing import check_name
 from stead.budget import check_room
+from stead.devices.sharing import Managed, space_for
 from stead.errors import (
     AddressSpaceError,
     Contended,
@@ -26,7 +27,7 @@ from stead.kernel import Manner
 from stead.placement import Placement, Preference
 from stead.ranges import Range, align_up
 from stead.reservation import Reservation, claim_here
-from stead.sizes import parse_size
+from stead.sizes import parse_at_least, parse_size
 from stead.snapshot import SHARED_PREFIX
 from stead.space.process import ProcessSpace, this_process
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stead.agreement import Exchange
+    from stead.devices.sharing import Sharing
     from stead.placement import Footprint
     from stead.space.protocol import AddressSpace, MemorySpace
 
@@ -78,6 +80,8 @@ def reserve(
     space: MemorySpace | None = None,
     together: Exchange | None = None,
     check: bool = False,
+    devices: Sequence[int] | None = None,
+    sharing: Sharing | None = None,
 ) -> Reservation:
     """Hold ``size`` bytes of addresses: no memory, no access, and nothing that was there is touched.
 
@@ -93,12 +97,27 @@ def reserve(
     ``check``: first see that it, and memory in it, is within the limits of this process (RLIMIT_AS,
     vm.max_map_count) and that there is a gap, and refuse before anything is tried; a look costs about a
     millisecond.
+    ``devices``: numbers of CUDA devices that are to use what is committed here, too, at the same addresses.
+    ``sharing``: how, "pageable", "registered", "located" or "managed" (docs/devices.md says what each is); by
+    default the first of the former three that all of them have, and ``reservation.sharing`` says which it was.
 
     Raises Occupied (``at`` is taken: by what, and the nearest range that would do), NoGap, Contended,
-    LimitReached, PeerFailed, PeersDisagree; ValueError or TypeError that names the argument.
+    LimitReached, PeerFailed, PeersDisagree; Unsupported where the devices cannot share memory so; ValueError or
+    TypeError that names the argument.
     """
     if name is not None:
         check_name(name)
+    if devices is not None:
+        if space is not None:
+            raise ValueError(f"space is {space!r}, must not be given when devices is")
+        shared = space_for(devices, sharing)
+        if isinstance(shared, Managed):
+            _check_anywhere(within=within, align=align, at=at, seed=seed, together=together)
+            where = shared.allocate(parse_at_least(size, "size", 1))
+            return _named(Reservation(shared, where, where, name))
+        space = shared
+    elif sharing is not None:
+        raise ValueError(f"sharing is {sharing!r}, must not be given without devices")
     if at is not None:
         for argument, given in (("within", within), ("seed", seed), ("together", together)):
             if given is not None:
@@ -140,6 +159,14 @@ def reserve(
         return _named(Reservation(space, agreed.where, agreed.outer, name, (agreed.token, 0)))
     where, outer = _search(space, wanted, draw)
     return _named(Reservation(space, where, outer, name))
+
+
+def _check_anywhere(**given: object) -> None:
+    for argument, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{argument} is {value!r}, must not be given when sharing is 'managed': the driver chooses"
+            )
 
 
 def _checkable(space: MemorySpace | None) -> ProcessSpace:

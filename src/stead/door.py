@@ -1,8 +1,9 @@
 """The door: a process hands out descriptors itself, where nobody may take them from its /proc.
 
 An abstract Unix socket (no file, gone with the process, even with a killed one), served by one daemon thread. It
-hands out only what was registered, to processes of the same user, of whom the kernel tells it (SO_PEERCRED), and
-the one who asks checks the door's user in the same way before it sends a word. A request has one fixed size and
+hands out only what was registered, by what file it is or by a token that nobody can guess, to processes of the
+same user, of whom the kernel tells it (SO_PEERCRED), and the one who asks checks the door's user in the same way
+before it sends a word. A request has one fixed size and
 is compared, never unpickled; whoever is slow, or talks nonsense, is dropped. A forked child does not serve its
 parent's door.
 """
@@ -19,13 +20,16 @@ import stat
 import struct
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stead.errors import PeerFailed, Unsupported
 from stead.openfiles import Identity, fitting
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _REQUEST = struct.Struct("<8sQQ?")  # magic, device, inode, writable
-_MAGIC = b"stead-1?"
+_MAGIC, _BY_TOKEN = b"stead-1?", b"stead-1#"
 _GIVEN, _NOT_HERE = b"given", b"not here"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred (unix(7)): pid, uid, gid
 
@@ -51,6 +55,8 @@ class Door:
         self.name = f"stead:door:{os.geteuid()}:{os.getpid()}:{os.urandom(8).hex()}"
         self._deadline, self._most_clients = deadline, most_clients
         self._registered: dict[int, Identity] = {}
+        self._lent: dict[bytes, int] = {}
+        self._lending = threading.Lock()  # while a descriptor that was lent is duplicated, or taken back
         self._clients: dict[socket.socket, float] = {}  # until when each may take; the oldest is the first
         self._listening = _socket()
         self._wake, self._woken = socket.socketpair()
@@ -70,6 +76,18 @@ class Door:
         """Let ``fd`` be asked for, for as long as that file is open under that number."""
         self._registered[fd] = identity
 
+    def lend(self, token: bytes, fd: int) -> None:
+        """Let ``fd``, of whatever kind, be asked for by 16 random bytes, until :meth:`take_back`; it stays open
+        until then."""
+        if len(token) != 16:
+            raise ValueError(f"token is {token!r}, must be 16 bytes")
+        self._lent[token] = fd
+
+    def take_back(self, token: bytes) -> None:
+        """Hand it out no more; the caller may close it then."""
+        with self._lending:
+            self._lent.pop(token, None)
+
     def close(self) -> None:
         """Serve nobody any more; returns when the thread has ended."""
         self._wake.send(b"!")
@@ -78,6 +96,8 @@ class Door:
     def abandon(self) -> None:
         """After fork, in the child: its copies of the sockets are closed, the parent goes on serving."""
         self._registered.clear()
+        self._lent.clear()
+        self._lending = threading.Lock()
         self._drop()
 
     def _drop(self) -> None:
@@ -148,9 +168,12 @@ class Door:
             if len(request) != _REQUEST.size:
                 return
             magic, device, inode, writable = _REQUEST.unpack(request)
-            if magic != _MAGIC:
+            if magic == _MAGIC:
+                fd = self._find(device, inode, writable)
+            elif magic == _BY_TOKEN:
+                fd = self._find_lent(struct.pack("<QQ", device, inode))
+            else:
                 return
-            fd = self._find(device, inode, writable)
             if fd is None:
                 client.send(_NOT_HERE)
                 return
@@ -179,6 +202,11 @@ class Door:
             finally:
                 os.close(held)
         return None
+
+    def _find_lent(self, token: bytes) -> int | None:
+        with self._lending:
+            fd = self._lent.get(token)
+            return None if fd is None else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
 
     def _forget(self, fd: int, identity: Identity) -> None:
         if self._registered.get(fd) == identity:
@@ -252,6 +280,17 @@ def ask(name: str, identity: Identity, writable: bool, deadline: float = DEADLIN
 
     Raises PeerFailed: nobody is there, or another user, it has no such file, answers too late or with nonsense.
     """
+    request = _REQUEST.pack(_MAGIC, identity.device, identity.inode, writable)
+    return _ask(name, request, lambda fd: _is_it(fd, identity, writable), deadline)
+
+
+def ask_lent(name: str, token: bytes, deadline: float = DEADLINE) -> int:
+    """A descriptor that the door called ``name`` lends by ``token``; the caller owns it. Raises PeerFailed, as
+    :func:`ask` does."""
+    return _ask(name, _REQUEST.pack(_BY_TOKEN, *struct.unpack("<QQ", token), False), lambda _: True, deadline)
+
+
+def _ask(name: str, request: bytes, fits: Callable[[int], bool], deadline: float) -> int:
     until = time.monotonic() + deadline
     door = f"the door {name!r}"
     try:
@@ -260,7 +299,7 @@ def ask(name: str, identity: Identity, writable: bool, deadline: float = DEADLIN
             if _uid_of_peer(connection) != os.geteuid():
                 raise PeerFailed(door, f"is user {_uid_of_peer(connection)}'s, not user {os.geteuid()}'s")
             connection.settimeout(max(until - time.monotonic(), 0.001))
-            connection.send(_REQUEST.pack(_MAGIC, identity.device, identity.inode, writable))
+            connection.send(request)
             connection.settimeout(max(until - time.monotonic(), 0.001))
             answer, fds, whole = _receive(connection)
     except TimeoutError:
@@ -269,7 +308,7 @@ def ask(name: str, identity: Identity, writable: bool, deadline: float = DEADLIN
         raise PeerFailed(door, f"is not open: {error}") from None
     if answer == _NOT_HERE and not fds:
         raise PeerFailed(door, "does not hand out this file, or no more")
-    if answer == _GIVEN and len(fds) == 1 and whole and _is_it(fds[0], identity, writable):
+    if answer == _GIVEN and len(fds) == 1 and whole and fits(fds[0]):
         return fds[0]
     for fd in fds:
         os.close(fd)

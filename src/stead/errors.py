@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno as _errno
 from dataclasses import dataclass
+from enum import Enum
 from queue import Empty, Full
 from threading import BrokenBarrierError
 from typing import TYPE_CHECKING
@@ -154,6 +155,38 @@ class RollbackFailed(AddressSpaceError):
 
 class Released(AddressSpaceError):
     """Used after its release."""
+
+
+class Paused(AddressSpaceError):
+    """``range`` has its addresses, and no memory until it is resumed."""
+
+    range: Range
+
+
+class Meaning(Enum):
+    """What an error of a driver comes to."""
+
+    OUT_OF_MEMORY = "out of memory"
+    INVALID = "an argument that is not valid"
+    UNSUPPORTED = "not supported"
+    NOT_READY = "not ready"
+    GONE = "the driver or the device is gone"
+    OTHER = "something else"
+
+
+class DriverError(AddressSpaceError):
+    """``call`` was answered ``name`` (``code``) by a driver; ``meaning`` is what that comes to."""
+
+    call: str
+    code: int
+    name: str
+    meaning: Meaning
+
+    def __init__(self, call: str, code: int, name: str, meaning: Meaning, text: str = "") -> None:
+        super().__init__(
+            f"{call} answered {name} ({code})" + (f": {text}" if text else ""),
+            call=call, code=code, name=name, meaning=meaning,
+        )  # fmt: skip
 
 
 class UnreadableMaps(AddressSpaceError, ValueError):

@@ -1,5 +1,6 @@
-"""What stead does, told as it happens to whoever listens: reserve, claim lost, release, commit, decommit,
-agreement round, growth. Nobody listens unless asked to, and then an event costs one look at an empty tuple.
+"""What stead does, told as it happens to whoever listens: reserve, claim lost, release, commit, decommit, pause,
+resume, agreement round, growth. Nobody listens unless asked to, and then an event costs one look at an empty
+tuple.
 
 Owns the listeners. Who sends them on: `log` here, by the standard library's logging; and
 `stead.integrations.opentelemetry`, `stead.integrations.prometheus`.
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     Listener = Callable[["Event"], object]
 
-Name = Literal["reserve", "claim lost", "release", "commit", "decommit", "agreement round", "growth"]
+Name = Literal[
+    "reserve", "claim lost", "release", "commit", "decommit", "pause", "resume", "agreement round", "growth"
+]  # fmt: skip
 
 _logger = logging.getLogger("stead")
 
@@ -32,8 +35,8 @@ class Event:
     in bytes, ``seconds`` is how long it took.
 
     reserve: range, outer, name; claim lost: range; release: range, outer, name; commit: range, name, access,
-    backing, seconds; decommit: range, name; agreement round: attempt, range, claimed (by all), peers; growth: of
-    ("arena" or "heap"), name, range, before, after (bytes committed).
+    backing, seconds; decommit, pause, resume: range, name; agreement round: attempt, range, claimed (by all),
+    peers; growth: of ("arena" or "heap"), name, range, before, after (bytes committed).
     """
 
     name: Name

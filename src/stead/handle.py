@@ -17,7 +17,19 @@ from stead.backing import File, SharedMemory
 from stead.backing import Part as MemoryPart
 from stead.claiming import claim_exactly
 from stead.descriptors import Descriptor, boot_id, describe, open_descriptor
-from stead.errors import AddressSpaceError, Occupied, Unsupported
+from stead.devices.space import DeviceSpace
+from stead.devices.spaces import space_of
+from stead.devices.travel import SentMemory, send
+from stead.errors import (
+    AddressSpaceError,
+    Obstacle,
+    Occupied,
+    PeerFailed,
+    PeersDisagree,
+    RollbackFailed,
+    Unsupported,
+)
+from stead.messages import Agreed, Said, Vote
 from stead.placement import Placement
 from stead.reservation import Reservation, table_lock
 from stead.space.process import ProcessSpace, this_process
@@ -25,6 +37,7 @@ from stead.space.process import ProcessSpace, this_process
 if TYPE_CHECKING:
     from typing import Any
 
+    from stead.agreement import Exchange
     from stead.backing import Backing
     from stead.identity import Identity
     from stead.parts import Part
@@ -55,7 +68,9 @@ class Handle:
     outer: Range
     name: str | None
     generation: int
-    parts: tuple[SentPart, ...]
+    parts: tuple[SentPart | SentMemory, ...]
+    driver: str | None = None
+    """In whose space it is, where that is a device's driver's."""
 
     @classmethod
     def of(cls, reservation: Reservation, *, access: Literal["r"] | None = None) -> Handle:
@@ -65,11 +80,16 @@ class Handle:
         """
         if access not in (None, "r"):
             raise ValueError(f"access is {access!r}, must be 'r' or None (as here)")
-        if not isinstance(reservation.space, ProcessSpace):
-            raise Unsupported("sending a reservation", "the space of a process", repr(reservation.space))
+        space = reservation.space
+        if not isinstance(space, ProcessSpace | DeviceSpace) or reservation.sharing == "managed":
+            raise Unsupported("sending a reservation", "the space of a process", repr(space))
         with table_lock:
             reservation.check_live()
-            parts = tuple(_sent(part, access) for part in reservation.parts)
+            parts: tuple[SentPart | SentMemory, ...]
+            if isinstance(space, DeviceSpace):
+                parts = tuple(send(each, space.devices, access) for each in space.mapped(reservation.range))
+            else:
+                parts = tuple(_sent(part, access) for part in reservation.parts)
             return cls(
                 reservation.identity,
                 reservation.range,
@@ -77,29 +97,73 @@ class Handle:
                 reservation.name,
                 reservation.generation,
                 parts,
+                space.driver.name if isinstance(space, DeviceSpace) else None,
             )
 
-    def attach(self) -> Reservation:
+    def attach(self, *, together: Exchange | None = None) -> Reservation:
         """The reservation in this process, at the same address.
 
-        Parts that this process has not yet committed are committed. Raises Occupied that names what is in the
-        way, PeerFailed when nobody has the memory any more, LimitReached.
+        Parts that this process has not yet committed are committed. With ``together`` all at the other ends of the
+        exchange attach, whoever made it included, or none does. Raises Occupied that names what is in the
+        way, PeerFailed when nobody has the memory any more, or another could not attach it; LimitReached.
         """
         with table_lock:
             own = ledger.at(self.outer.start)
             if isinstance(own, Reservation) and own.identity == self.identity:
-                _bring_up_to_date(own, self.parts)
-                return own
-            space = this_process()
-            claim_exactly(space, self.outer, Placement(self.outer.size, space.usable, prefer="low"))
-            arrived = Reservation(space, self.range, self.outer, self.name, self.identity)
+                here, new = own, False
+            else:
+                try:
+                    here, new = self._claim(), True
+                except BaseException as error:
+                    _vote(together, self, error)
+                    raise
+            added: list[Range] = []
             try:
-                _bring_up_to_date(arrived, self.parts)
-            except BaseException:
-                arrived.release()
+                _bring_up_to_date(here, self.parts, added)
+            except BaseException as error:
+                _take_back(here, new, added, error)
+                _vote(together, self, error)
                 raise
-            arrived.generation = self.generation
-            return arrived
+            if new:
+                here.generation = self.generation
+        try:
+            _vote(together, self, None)
+        except BaseException as error:
+            _take_back(here, new, added, error)
+            raise
+        return here
+
+    def _claim(self) -> Reservation:
+        space = this_process() if self.driver is None else space_of(self.driver)
+        claim_exactly(space, self.outer, Placement(self.outer.size, space.usable, prefer="low"))
+        return Reservation(space, self.range, self.outer, self.name, self.identity)
+
+
+def _take_back(here: Reservation, new: bool, added: list[Range], cause: BaseException) -> None:
+    """What was attached a moment ago, and cannot stay."""
+    try:
+        if new:
+            here.release()
+        else:
+            for each in added:
+                here.decommit(each.start - here.address, each.size)
+    except (AddressSpaceError, BufferError) as error:
+        raise RollbackFailed(f"{cause}; and {here!r} could not be given back: {error}", [here.outer]) from cause
+
+
+def _vote(together: Exchange | None, handle: Handle, refusal: BaseException | None) -> None:
+    """Say how it went, and hear how the others fared."""
+    if together is None:
+        return
+    refused = (Said.by(together.me, refusal),) if refusal else ()
+    token = handle.identity[0]
+    votes = together.allreduce(Vote(Agreed(handle.range, handle.outer, token), refused=refused))
+    if refusal:
+        return
+    if not isinstance(votes, Vote) or not votes.alike:
+        raise PeersDisagree("which reservation to attach")
+    if votes.refused:
+        raise PeerFailed(votes.refused[0].peer, f"could not attach {handle.range}: {votes.refused[0].what}")
 
 
 def _sent(part: Part, access: Access | None) -> SentPart:
@@ -118,17 +182,36 @@ def _sent(part: Part, access: Access | None) -> SentPart:
     )
 
 
-def _bring_up_to_date(here: Reservation, sent: tuple[SentPart, ...]) -> None:
+def _bring_up_to_date(here: Reservation, sent: tuple[SentPart | SentMemory, ...], added: list[Range]) -> None:
+    """Commit what is missing, and say which that was."""
     for each in sent:
-        if not _is_here(here, each):
+        if isinstance(each, SentMemory):
+            _bring_memory(here, each, added)
+        elif not _is_here(here, each):
             here.commit(
                 each.range.start - here.address,
                 each.length,
                 backing=_received(each),
                 access="r" if each.access == "none" else each.access,
             )
+            added.append(each.range)
             if each.access == "none":
                 here.protect(each.range.start - here.address, each.length, access="none")
+
+
+def _bring_memory(here: Reservation, sent: SentMemory, added: list[Range]) -> None:
+    assert isinstance(here.space, DeviceSpace)
+    offset, access = sent.range.start - here.address, "r" if sent.access == "none" else sent.access
+    mapped = here.space.mapped(sent.range)
+    if sent.is_mapped(mapped):
+        return
+    if mapped:
+        by = Obstacle(mapped[0].range, "other memory that is committed in this reservation", "this process")
+        raise Occupied(sent.range, by)
+    here.commit(offset, sent.range.size, backing=sent.receive(here.space.devices), access=access)
+    added.append(sent.range)
+    if sent.access == "none":
+        here.protect(offset, sent.range.size, access="none")
 
 
 def _is_here(here: Reservation, sent: SentPart) -> bool:

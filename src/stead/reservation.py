@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, SupportsIndex, get_args
 from weakref import ref
 
 from stead import _native, events, ledger
-from stead.backing import ANONYMOUS, as_backing
+from stead.backing import as_backing
 from stead.errors import AddressSpaceError, Obstacle, Occupied, Released, RollbackFailed
 from stead.identity import Identity, identity_of
 from stead.parts import Part, PartTable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self
 
-    from stead.backing import Backing
+    from stead.backing import Backing, DriverMade
     from stead.space.protocol import MemorySpace
 
 # One lock for all tables: the kernel has one for all mappings of a process anyway, and one lock can be
@@ -143,6 +143,12 @@ class Reservation(_native.Hold):
     def space(self) -> MemorySpace:
         return self._space
 
+    @property
+    def sharing(self) -> str | None:
+        """How host and devices share what is committed, where :func:`stead.reserve` was given ``devices``:
+        "pageable", "registered", "located" or "managed"; None elsewhere."""
+        return self._space.sharing
+
     def __repr__(self) -> str:
         state = "released" if self._released else f"{len(self.parts)} parts committed"
         return f"<Reservation {self.name + ' ' if self.name else ''}{self.range}, {state}>"
@@ -154,13 +160,15 @@ class Reservation(_native.Hold):
         offset: SupportsIndex | str = 0,
         size: SupportsIndex | str | None = None,
         *,
-        backing: Backing | Literal["anonymous", "shared"] = ANONYMOUS,
+        backing: Backing | DriverMade | Literal["anonymous", "shared"] | None = None,
         access: Access = "rw",
     ) -> memoryview:
         """Put memory behind ``size`` bytes from ``offset`` (bytes; a multiple of the page size), by default
-        to the end, and return them as a memoryview, writable where ``access`` has a "w".
+        to the end, and return them as a memoryview, writable where ``access`` has a "w". ``backing``: by default
+        anonymous memory, or what the reservation's devices share.
 
-        Whole pages are committed; the view has exactly ``size`` bytes. Raises Occupied where a part of it is
+        Whole pages are committed; the view has exactly ``size`` bytes. Of a device's memory it is a
+        :class:`stead.DeviceView`, which cannot be touched from here. Raises Occupied where a part of it is
         committed already, LimitReached (an OSError) when memory, or the number of mappings, runs out,
         Unsupported, ValueError, Released. On failure nothing has changed.
         """
@@ -169,17 +177,17 @@ class Reservation(_native.Hold):
         if access == "none":
             raise ValueError("access is 'none', must let the memory be read: commit first, then protect")
         self._check_free(where)
-        backing = as_backing(backing, self.name)
+        chosen = self._space.usual if backing is None else as_backing(backing, self.name)
         began = time.perf_counter() if events.listeners else 0.0
         # Allocating may take seconds, so it is done before the lock is taken.
-        source = backing.source(length, "w" in access)
+        source = self._space.secure(chosen, length, "w" in access)
         with table_lock:
             self.check_live()
             self._check_free(where)
             if self._parts is _NO_PARTS:
                 self._parts = PartTable()
             # The table first: should memory run out, it does so before anything has changed.
-            self._parts.put(Part(where, length, backing, source, access))
+            self._parts.put(Part(where, length, chosen, source, access))
             try:
                 self._space.commit(where, source, access)
             except BaseException:
@@ -191,7 +199,7 @@ class Reservation(_native.Hold):
             view = self._lease(Range.sized(where.start, length), "w" in access)
         if events.listeners:
             taken = time.perf_counter() - began
-            events.emit("commit", range=where, name=self.name, access=access, backing=backing, seconds=taken)
+            events.emit("commit", range=where, name=self.name, access=access, backing=chosen, seconds=taken)
         return view
 
     def view(self, offset: SupportsIndex | str = 0, size: SupportsIndex | str | None = None) -> memoryview:
@@ -288,7 +296,7 @@ class Reservation(_native.Hold):
                 self._check_no_views(where, "decommit")
             for part, edge in self._parts.straddling(where):
                 pages = part.source.granularity
-                if edge % pages:
+                if (edge - part.range.start) % pages:
                     raise ValueError(f"cannot cut {part.range} at {edge:#x}: its pages have {pages} bytes")
             left: Range | None = where
             while left and (batch := self._parts.first(left, _BATCH)):
@@ -297,6 +305,37 @@ class Reservation(_native.Hold):
                 left = Range(stop, left.stop) if stop < left.stop else None
         if events.listeners:
             events.emit("decommit", range=where, name=self.name)
+
+    # ---- giving memory back, and keeping the addresses ----
+
+    def pause(self, *, keep: bool = False) -> None:
+        """Give the physical memory of a device back: every address, and everything that is committed, stays ours,
+        but there is nothing behind it until :meth:`resume`. Waits for what the devices still do.
+
+        ``keep``: copy the contents to the host meanwhile; without it they are undefined afterwards. On failure all
+        is as it was. Raises Unsupported where it is not a device's memory or another process has it, too;
+        LimitReached where there is no room for the contents; DriverError, Paused, Released.
+        """
+        self._replace_memory(lambda: self._space.pause(self.range, keep), "pause")
+
+    def resume(self) -> None:
+        """Put memory behind everything again that :meth:`pause` took it from; nothing where it is not paused.
+        On failure it stays paused. Raises LimitReached where the device has too little left, DriverError,
+        Released."""
+        if self.paused:
+            self._replace_memory(lambda: self._space.resume(self.range), "resume")
+
+    @property
+    def paused(self) -> bool:
+        return not self._released and self._space.paused(self.range)
+
+    def _replace_memory(self, replace: Callable[[], None], what: Literal["pause", "resume"]) -> None:
+        with table_lock:
+            self.check_live()
+            replace()
+            self.generation += 1
+        if events.listeners:
+            events.emit(what, range=self.range, name=self.name)
 
     def _decommit(self, where: Range) -> None:
         taken = self._parts.inside(where)
@@ -372,7 +411,7 @@ class Reservation(_native.Hold):
     # ---- inside ----
 
     def _lease(self, where: Range, writable: bool) -> memoryview:
-        view = self._space.view(where, writable, self)
+        view: memoryview = self._space.view(where, writable, self)  # or a DeviceView, which has an obj, too
         if self._leases is None:
             self._leases = {}
         leases = self._leases

@@ -225,7 +225,9 @@ class _Held:
         self.where = place_for(space, 8)
         page = space.granularity
         self.middle = Range(self.where.start + 2 * page, self.where.start + 6 * page)
-        self.backing = SharedMemory() if shared else ANONYMOUS
+        usual = getattr(space, "usual", ANONYMOUS)
+        # Where what is usual is not the kernel's to share, it is all there is.
+        self.backing = SharedMemory() if shared and usual is ANONYMOUS else usual
         space.reserve_at(self.where)
         try:
             self.commit(access)
@@ -234,11 +236,12 @@ class _Held:
             raise
 
     def commit(self, access: Access = "rw") -> None:
-        self.source = self.backing.source(self.middle.size, "w" in access)
+        self.source = self.space.secure(self.backing, self.middle.size, "w" in access)
         self.space.commit(self.middle, self.source, access)
 
     def view(self, writable: bool = True) -> memoryview:
-        return self.space.view(self.middle, writable, self)
+        view: memoryview = self.space.view(self.middle, writable, self)
+        return view
 
     def __enter__(self) -> _Held:
         return self
@@ -344,7 +347,11 @@ def _touch(held: _Held) -> tuple[bool, bool]:
     from_us, to_us = os.pipe()
     try:
         os.write(to_us, b"x")  # something to read, should our own memory not be readable
-        with held.view() as view:
+        try:
+            view = held.view()
+        except ValueError:  # a space may show nothing where there is no memory
+            return False, False
+        with view:
             return _allowed(lambda: os.write(to_us, view[:1])), _allowed(lambda: os.readv(from_us, [view[:1]]))
     finally:
         os.close(from_us)

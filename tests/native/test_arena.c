@@ -165,6 +165,16 @@ static void refuses(uint64_t size)
     EQUAL(stead_arena_give(a, held.node), STEAD_NOT_LIVE);
     EQUAL(stead_arena_free_held(a, held.address), STEAD_NOT_LIVE);
 
+    EQUAL(stead_arena_take(a, size, 1, 0, &block), STEAD_DONE); /* one that gets a holder later */
+    EQUAL(stead_arena_hold(a, block.address + 1), STEAD_INTERIOR);
+    EQUAL(stead_arena_hold(a, block.address), STEAD_DONE);
+    EQUAL(stead_arena_hold(a, block.address), STEAD_HELD);
+    EQUAL(stead_arena_free(a, block.address), STEAD_HELD);
+    EQUAL(stead_arena_check(a, &unit), NULL);
+    EQUAL(stead_arena_free_held(a, block.address), STEAD_DONE);
+    EQUAL(stead_arena_hold(a, block.address), STEAD_NOT_LIVE);
+    EQUAL(stead_arena_hold(a, BASE - 1), STEAD_FOREIGN);
+
     EQUAL(stead_arena_free(a, 0), STEAD_FOREIGN);
     EQUAL(stead_arena_free(a, BASE - 1), STEAD_FOREIGN);
     EQUAL(stead_arena_free(a, BASE + MIB), STEAD_FOREIGN);

@@ -13,11 +13,15 @@ from stead import _native, events
 from stead.arena import registry
 from stead.arena.arrays import new_array
 from stead.arena.care import Care, guard_size, not_live
-from stead.arena.sources import UNIT, Whole, Within, in_reservation
+from stead.arena.sources import UNIT, OfDevice, Whole, Within, in_reservation
 from stead.arena.statistics import ArenaStatistics, SizeClass
+from stead.arena.streams import Streams
 from stead.arena.trimming import PIECE, give_back, next_limit
 from stead.backing import Anonymous
 from stead.claiming import reserve
+from stead.devices.memory import DeviceMemory, HostMemory
+from stead.devices.spaces import CudaSpace
+from stead.devices.view import DLPACK_TYPES
 from stead.errors import Corrupted, LimitReached, OutOfSpace, OverQuota, Released, Unsupported
 from stead.ranges import Range, align_up
 from stead.reservation import Reservation, table_lock
@@ -51,13 +55,13 @@ class Arena(_native.Arena):
     this one's alone until it ends.
 
     ``backing``: as for Reservation.commit, by default anonymous memory, in transparent huge pages where a
-    program may ask for them; "none" for addresses whose memory must not be touched (a device's): then there is
-    ``allocate`` and no Block. ``step``: bytes by which the committed part grows at least; by default as much
-    again as is committed, from 4 MiB to 1 GiB. ``keep``: how many bytes of free memory that was touched are
-    kept for the next block; what is beyond goes back to the system, in large pieces; by default all is kept
-    until ``trim``. ``quota``: bytes that there may be for blocks at the most, of all its addresses, rounded down
-    to whole pages; OverQuota where they do not do. ``zero``: every block reads as zeros; fresh
-    pages are not cleared for that.
+    program may ask for them; DeviceMemory for blocks on a device, each a :class:`stead.DeviceBlock`; "none" for
+    addresses whose memory must not be touched: then there is ``allocate`` and no Block. ``step``: bytes by which
+    the committed part grows at least; by default as much again as is committed, from 4 MiB to 1 GiB. ``keep``:
+    how many bytes of free memory that was touched are kept for the next block; what is beyond goes back to the
+    system, in large pieces; by default all is kept until ``trim``. ``quota``: bytes that there may be for blocks
+    at the most, of all its addresses, rounded down to whole pages; OverQuota where they do not do. ``zero``:
+    every block reads as zeros; fresh pages are not cleared for that.
 
     To find mistakes: ``guard``, so many bytes after each block that fault at a touch (whole pages; every block
     gets pages of its own); ``hardened``: writes past the end of a block and after its end are noticed, freed
@@ -73,6 +77,7 @@ class Arena(_native.Arena):
     _care: Care | None
     _policy: tuple[int | None, int | None, int | None]  # step, keep, quota
     _closed: bool | None
+    _streams: Streams | None
 
     def __init__(
         self,
@@ -116,6 +121,10 @@ class Arena(_native.Arena):
         self._source = found
         registry.add(self)
         self._zero, self._untouchable = zero, not found.touchable
+        if isinstance(found, OfDevice):
+            self._untouchable = 2
+            self._device_kind, self._device = DLPACK_TYPES[found.driver.name], found.device
+            self._streams = Streams(found.driver, found.device)
         self._discardable = found.discardable
         if guards or hardened:
             self._care = Care(self, hardened, guard_size(guards))
@@ -138,7 +147,8 @@ class Arena(_native.Arena):
         tables = reserve(offsets[-1], name=f"{self.name}:tables" if self.name else None)
         self._tables = (tables, offsets, [0] * (len(offsets) - 1), [])
         self._commit_tables(0)
-        self._make(tables.address, source.where.start, units, guard, source.private, _native.Block)
+        block_type = _native.DeviceBlock if isinstance(source, OfDevice) else _native.Block
+        self._make(tables.address, source.where.start, units, guard, source.private, block_type)
 
     def _commit_tables(self, units: int) -> None:
         """The first part of every table, for so many units."""
@@ -207,6 +217,42 @@ class Arena(_native.Arena):
             raise not_live(code, address.__index__(), self._find(at)[1])
         return at
 
+    # ---- on a device ----
+
+    def free_after(self, address: SupportsIndex, *streams: int) -> None:
+        """Free what ``allocate`` returned once all is done that ``streams`` (the driver's handles as ints; 0, the
+        default stream, where none is given) have to do now. It waits for nothing: the addresses are nobody else's
+        meanwhile. Raises NotLive, Unsupported where the memory is none of a device's, DriverError."""
+        at = parse_address(address)
+        self._live_source()
+        if self._streams is None:
+            raise Unsupported("freeing after a stream", "memory of a device", repr(self))
+        if code := self._hold(at):
+            raise not_live(code, address.__index__(), self._find(at)[1])
+        self._free_block_after(at, streams or (0,))
+
+    def _free_block_after(self, address: int, streams: Iterable[int]) -> None:
+        """The same for a block that is held already. Where the driver refuses it stays live: too early is
+        worse."""
+        assert self._streams is not None
+        if self._streams.wait(address, streams):
+            self._settle()
+
+    def _settle(self, *, all: bool = False) -> int:
+        """Free the blocks that no stream uses any more; ``all``: wait for them. How many there were."""
+        if self._streams is None:
+            return 0
+        done = self._streams.settle(all=all)
+        for address in done:
+            self._give_held(address)
+        return len(done)
+
+    @property
+    def reservation(self) -> Reservation | None:
+        """What it hands out; None where that is a block of another arena. Raises Released."""
+        owner = getattr(self._live_source(), "_reservation", None)
+        return owner if isinstance(owner, Reservation) else None
+
     # ---- for NumPy ----
 
     def array(
@@ -238,13 +284,15 @@ class Arena(_native.Arena):
     def statistics(self) -> ArenaStatistics:
         """How full it is, and how fragmented; goes through all of it."""
         source = self._live_source()
+        self._settle()
         if self._care:
             blocks, bytes_ = self._care.waiting
         else:
             blocks = bytes_ = 0
         size, committed, used, live, largest, runs, high_water, dirty, classes = self._statistics()
         if not source.touchable:
-            committed = dirty = 0
+            dirty = 0
+            committed = committed if isinstance(source, OfDevice) else 0
         return ArenaStatistics(
             size, committed, used - bytes_, live - blocks, largest, runs, high_water,
             dirty, tuple(SizeClass(*each) for each in classes),
@@ -269,6 +317,7 @@ class Arena(_native.Arena):
                 return
             if self._care:
                 self._care.flush(self)
+            self._settle(all=True)
             statistics = self.statistics()
             if statistics.blocks:
                 raise BufferError(
@@ -286,7 +335,7 @@ class Arena(_native.Arena):
     def _end_with(self, source: Source) -> None:
         self._closed = True
         self._end()
-        self._care = self._source = None
+        self._care = self._source = self._streams = None
         reservation, _, _, views = self._tables
         views.clear()
         reservation.release()
@@ -375,6 +424,8 @@ class Arena(_native.Arena):
     def _grow(self, size: int, alignment: int) -> bool:
         """More units, so that this fits: whether there is something new to look at."""
         before = self._units
+        if self._settle():
+            return True
         with table_lock:
             rest = self._max_units - self._units
             missing = self._shortfall(size, alignment)
@@ -461,7 +512,8 @@ def _source(
     size = parse_at_least(given, "source", 1)
     # So that a block can be aligned to the size of the arena.
     align = min(1 << (align_up(size, PAGE).bit_length() - 1), _LARGEST_ALIGNMENT)
-    reservation = reserve(size, align=align, name=name)
+    space = CudaSpace() if isinstance(backing, DeviceMemory | HostMemory) else None
+    reservation = reserve(size, align=max(align, space.granularity) if space else align, name=name, space=space)
     try:
         return in_reservation(reservation, backing, own=True)
     except BaseException:

@@ -9,6 +9,8 @@ from weakref import WeakValueDictionary
 
 from stead import _native
 from stead.backing import ANONYMOUS, Anonymous, as_backing
+from stead.devices.memory import DeviceBacking, DeviceMemory
+from stead.devices.space import DeviceSpace
 from stead.errors import Unsupported
 from stead.ranges import Range, align_up
 from stead.securing import PAGE, needed_huge_page_size, transparent_huge_pages
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from stead.backing import Backing
+    from stead.devices.driver import Driver
     from stead.reservation import Reservation
 
-    type_of_backing = Backing | Literal["anonymous", "shared", "none"] | None
+    type_of_backing = Backing | DeviceBacking | Literal["anonymous", "shared", "none"] | None
 
 UNIT = _native.ARENA_UNIT
 
@@ -74,18 +77,23 @@ class Committed(_Sole):
 
     touchable = True
 
+    _backing: Backing | DeviceBacking | Literal["anonymous", "shared"]
+
     def __init__(
-        self, reservation: Reservation, backing: Backing | Literal["anonymous", "shared"], own: bool
+        self,
+        reservation: Reservation,
+        backing: Backing | DeviceBacking | Literal["anonymous", "shared"],
+        own: bool,
     ) -> None:
         self.where = reservation.range
         self._reservation, self._backing, self._own = reservation, backing, own
         anonymous = isinstance(as_backing(backing, None), Anonymous)
         explicit = isinstance(backing, Anonymous) and backing.huge == "explicit"
-        self.granularity = needed_huge_page_size() if explicit else PAGE
+        self.granularity = needed_huge_page_size() if explicit else reservation.space.granularity
         self.private = anonymous
         self.discardable = anonymous and not explicit
         # Anything else begins at its own offset with each commit: another commit would be the same memory again.
-        self.at_once = not anonymous and backing != "shared"
+        self.at_once = not anonymous and backing != "shared" and not isinstance(backing, DeviceBacking)
         self._fresh = anonymous or backing == "shared"
         self._views: list[memoryview] = []
         self._claim(reservation)
@@ -208,6 +216,41 @@ class Within:
         """The memory is not the arena's."""
 
 
+class OfDevice(Committed):
+    """A reservation in the space of a device's driver, in which the arena commits memory that cannot be touched
+    from here."""
+
+    touchable = False
+    private = False  # a forked child has no part in it
+    discardable = False
+    at_once = False
+
+    _backing: DeviceMemory
+
+    def __init__(self, reservation: Reservation, backing: DeviceMemory, own: bool) -> None:
+        self.where = reservation.range
+        self._reservation, self._backing, self._own = reservation, backing, own
+        self._fresh = False
+        self._views = []
+        self.granularity = reservation.space.granularity if backing.piece is None else backing.piece
+        self.driver: Driver = reservation.space.driver  # type: ignore[attr-defined]  # a DeviceSpace's
+        self.device = backing.device
+        self._claim(reservation)
+
+    def commit(self, offset: int, size: int) -> bool:
+        # No view is kept: the arena's blocks are addresses, and the memory may be paused. Where the reservation
+        # ends before a piece does, what is left is one of its own.
+        rest = 0 if self._backing.piece is None else size % self._backing.piece
+        if size > rest:
+            self._reservation.commit(offset, size - rest, backing=self._backing)
+        if rest:
+            last = DeviceMemory(
+                self.device, accessible_from=self._backing.accessible_from, shareable=self._backing.shareable
+            )
+            self._reservation.commit(offset + size - rest, rest, backing=last)
+        return False
+
+
 def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool) -> Source:
     """The memory of a reservation: what is committed in it, or what the arena will commit.
 
@@ -220,6 +263,8 @@ def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool
         raise Unsupported(
             "an arena that touches its memory", "a reservation in this process", repr(reservation.space)
         )
+    if isinstance(reservation.space, DeviceSpace):
+        return _of_device(reservation, backing, own)
     if not reservation.parts:
         return Committed(reservation, backing or usual(), own)
     if backing is not None:
@@ -227,6 +272,15 @@ def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool
     if reservation.committed.size != reservation.size:
         raise ValueError(f"source is {reservation!r}: commit nothing in it, or all of it")
     return Whole(reservation)
+
+
+def _of_device(reservation: Reservation, backing: type_of_backing | DeviceBacking, own: bool) -> Source:
+    chosen = backing or reservation.space.usual or DeviceMemory()
+    if reservation.parts:
+        raise ValueError(f"source is {reservation!r}: commit nothing in it, the arena does as it grows")
+    if isinstance(chosen, DeviceMemory):
+        return OfDevice(reservation, chosen, own)
+    return Committed(reservation, chosen, own)  # type: ignore[arg-type]  # 'none' has gone before
 
 
 def usual() -> Anonymous:

@@ -1,20 +1,22 @@
-"""What a device's driver is asked for, the same for all of them: addresses, physical memory, and mapping the one at
-the other.
+"""What a device's driver is asked for, the same for all of them: addresses, physical memory, and mapping the one
+at the other.
 
 CUDA, HIP and Level Zero offer the same dozen calls under other names. A :class:`Driver` is one of them, with
-numbers for handles; it decides nothing, keeps no table and retries nothing. :class:`stead.devices.space.DeviceSpace`
-does, and tests run all drivers over libraries that do the same on this host's memory (tests/doubles/).
+numbers for handles; it decides nothing, keeps no table and retries nothing.
+:class:`stead.devices.space.DeviceSpace` does, and tests run all drivers over libraries that do the same on this
+host's memory (tests/doubles/).
 """
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from stead.errors import AddressSpaceError
+from stead.errors import DriverError, Meaning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+__all__ = ["DeviceAccess", "DeviceFacts", "Driver", "DriverError", "Location", "Meaning"]
 
 DeviceAccess = Literal["none", "r", "rw"]
 
@@ -32,11 +34,12 @@ class Location(NamedTuple):
 class DeviceFacts(NamedTuple):
     """A device as its driver describes it. Sizes are in bytes.
 
-    ``unified``: it uses the addresses of its process. ``manages_addresses``: its driver reserves addresses and maps
-    memory there. ``shares_by_descriptor``: memory can be exported as a file descriptor. ``reaches_pageable``: it
-    reads and writes ordinary memory of the process by itself. ``registered_at_host_address``: what is registered
-    has its host address on the device. ``manages_memory``: memory that migrates (managed). ``host_located``: memory
-    on a NUMA node of the host can be mapped through the driver.
+    ``unified``: it uses the addresses of its process. ``manages_addresses``: its driver reserves addresses and
+    maps memory there. ``shares_by_descriptor``: memory can be exported as a file descriptor.
+    ``reaches_pageable``: it reads and writes ordinary memory of the process by itself.
+    ``registered_at_host_address``: what is registered has its host address on the device. ``manages_memory``:
+    memory that migrates (managed). ``host_located``: memory on a NUMA node of the host can be mapped through the
+    driver.
     """
 
     number: int
@@ -52,35 +55,9 @@ class DeviceFacts(NamedTuple):
     host_located: bool
 
 
-class Meaning(Enum):
-    """What an error of a driver comes to."""
-
-    OUT_OF_MEMORY = "out of memory"
-    INVALID = "an argument that is not valid"
-    UNSUPPORTED = "not supported"
-    NOT_READY = "not ready"
-    GONE = "the driver or the device is gone"
-    OTHER = "something else"
-
-
-class DriverError(AddressSpaceError):
-    """``call`` was answered ``name`` (``code``) by a driver; ``meaning`` is what that comes to."""
-
-    call: str
-    code: int
-    name: str
-    meaning: Meaning
-
-    def __init__(self, call: str, code: int, name: str, meaning: Meaning, text: str = "") -> None:
-        super().__init__(
-            f"{call} answered {name} ({code})" + (f": {text}" if text else ""),
-            call=call, code=code, name=name, meaning=meaning,
-        )  # fmt: skip
-
-
 class Driver(Protocol):
-    """One driver in this process. Addresses, handles, streams and events are ints; sizes are in bytes. Every method
-    raises DriverError where the driver refuses, and has changed nothing then."""
+    """One driver in this process. Addresses, handles, streams and events are ints; sizes are in bytes. Every
+    method raises DriverError where the driver refuses, and has changed nothing then."""
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stead import _native
+from stead.backing import ANONYMOUS
 from stead.errors import LimitReached, Occupied, RollbackFailed, Unsupported
 from stead.features import probe_manner, probe_usable
 from stead.kernel import Manner
@@ -21,7 +22,7 @@ from stead.space.refusal import refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from stead.backing import Source
+    from stead.backing import Backing, Source
     from stead.errors import Obstacle
     from stead.kernel import Kernel, Limits
     from stead.space.protocol import Access
@@ -142,6 +143,14 @@ class ProcessSpace:
 
     # ---- memory ----
 
+    usual: Backing = ANONYMOUS
+    sharing: str | None = None
+
+    def secure(self, backing: Backing, size: int, writable: bool) -> Source:
+        if not hasattr(backing, "source"):
+            raise Unsupported(f"{backing!r}", "a reservation in the space of that device's driver", repr(self))
+        return backing.source(size, writable)
+
     def commit(self, where: Range, source: Source, access: Access) -> None:
         for number, what in ((where.start, "address"), (where.size, "size"), (source.offset, "offset")):
             if number % source.granularity:
@@ -214,6 +223,15 @@ class ProcessSpace:
 
     def view(self, where: Range, writable: bool, owner: object) -> memoryview:
         return memoryview(_native.Exporter(where.start, where.size, not writable, owner))
+
+    def pause(self, where: Range, keep: bool) -> None:
+        raise Unsupported("pausing", "memory of a device (a reservation in the space of its driver)", repr(self))
+
+    def resume(self, where: Range) -> None:
+        """Nothing is ever paused here."""
+
+    def paused(self, where: Range) -> bool:
+        return False
 
     def _refusal(self, number: int, doing: str, where: Range, *, accessible: bool = False) -> Exception:
         given = self._headroom.give() if number == errno.ENOMEM else 0

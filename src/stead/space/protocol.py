@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from stead._native import Finalizer
-    from stead.backing import Source
     from stead.errors import Obstacle
     from stead.placement import Footprint
     from stead.ranges import Range
@@ -75,7 +74,22 @@ class MemorySpace(AddressSpace, Protocol):
         No __del__ does that: in a garbage cycle it may run while a view in the same cycle is still used."""
         ...
 
-    def commit(self, where: Range, source: Source, access: Access) -> None:
+    @property
+    def usual(self) -> Any:
+        """What is committed where the caller does not say."""
+        ...
+
+    @property
+    def sharing(self) -> str | None:
+        """How devices share what is committed; None where none do."""
+        ...
+
+    def secure(self, backing: Any, size: int, writable: bool) -> Any:
+        """Memory of that kind, on its way to :meth:`commit`: all of ``size`` bytes, so that running out is an
+        error now. Raises LimitReached, ValueError, Unsupported where this space cannot have it."""
+        ...
+
+    def commit(self, where: Range, source: Any, access: Access) -> None:
         """Put ``source`` behind ``where``. On failure ``where`` is reserved again; RollbackFailed if not."""
         ...
 
@@ -92,6 +106,19 @@ class MemorySpace(AddressSpace, Protocol):
         """Let the kernel drop contents, by the ``advice`` that the backing names."""
         ...
 
-    def view(self, where: Range, writable: bool, owner: object) -> memoryview:
+    def view(self, where: Range, writable: bool, owner: object) -> Any:
         """The memory as a buffer of exactly those bytes (any, not whole pages), which keeps ``owner`` alive."""
+        ...
+
+    def pause(self, where: Range, keep: bool) -> None:
+        """Give back the memory of all that is committed in ``where``, or nothing; ``keep`` its contents. Raises
+        Unsupported where it cannot."""
+        ...
+
+    def resume(self, where: Range) -> None:
+        """Memory again for all that is paused in ``where``, or nothing."""
+        ...
+
+    def paused(self, where: Range) -> bool:
+        """Whether any of it is."""
         ...

@@ -1,0 +1,354 @@
+"""CUDA's driver, through ``cuda.bindings`` (the extra ``stead[cuda]``), as a :class:`stead.devices.driver.Driver`.
+
+Calls on addresses and physical memory take no context, and none is made for them. Copies, registrations, streams
+and events take one: the primary context of a device, retained when it is first needed, current only for the time
+of the call, and released with the driver. The calling thread finds the context that it had.
+
+Owns no memory: what is not given back stays until the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from stead.devices.driver import DeviceFacts, DriverError, Location, Meaning
+from stead.errors import Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stead.devices.driver import DeviceAccess
+
+# cuda-bindings 12 is made for the drivers of CUDA 12: the function that it looks the others up with came then.
+_OLDEST = 12000
+_EXTRA = "the package cuda-bindings: pip install 'stead[cuda]'"
+
+# What cuInit, too, answers in a child of a process that has called it.
+_NOT_INITIALIZED = 3
+
+# The codes of CUresult in cuda.h. After one of the GONE, nothing that the device is asked works any more.
+_MEANINGS = {
+    Meaning.OUT_OF_MEMORY: (2,),
+    Meaning.INVALID: (1, 101, 201, 400, 712, 713),
+    Meaning.UNSUPPORTED: (800, 801),
+    Meaning.NOT_READY: (600,),
+    Meaning.GONE: (3, 4, 46, 100, 214, 700, 702, 709, 714, 715, 716, 717, 718, 719),
+}
+_MEANING_OF = {code: meaning for meaning, codes in _MEANINGS.items() for code in codes}
+
+
+class CudaDriver:
+    """The CUDA driver in this process. Safe for threads. Several of them are the same driver, and do no harm.
+
+    Raises Unsupported, which says what is missing: the package, the driver, a device, a newer driver, or a device
+    that shares its process's addresses. After ``fork()`` a child cannot use CUDA (NVIDIA's rule): every call
+    raises Unsupported there.
+    """
+
+    name = "CUDA"
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._api = api = _bindings()
+        self.version = _start(api)
+        self._lock = threading.Lock()
+        self._contexts: dict[int, Any] = {}
+        release = partial(_release, api, self._contexts, self._process)
+        self._end = weakref.finalize(self, release)
+        self._devices = [self._describe(number) for number in range(self._call("cuDeviceGetCount"))]
+        if not any(each.unified and each.manages_addresses for each in self._devices):
+            names = ", ".join(each.name for each in self._devices)
+            raise Unsupported(
+                "CUDA", "a device that shares its process's addresses, and whose driver manages them", names
+            )
+        self._locations = {
+            "device": api.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE,
+            "host": api.CUmemLocationType.CU_MEM_LOCATION_TYPE_HOST,
+            "host node": api.CUmemLocationType.CU_MEM_LOCATION_TYPE_HOST_NUMA,
+        }
+        flags = api.CUmemAccess_flags
+        self._accesses = {
+            "none": flags.CU_MEM_ACCESS_FLAGS_PROT_NONE,
+            "r": flags.CU_MEM_ACCESS_FLAGS_PROT_READ,
+            "rw": flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+        }
+        self._by_descriptor = api.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+
+    def close(self) -> None:
+        """Release the contexts. Idempotent; done at exit, too. The next call that needs one retains it again."""
+        with self._lock:
+            _release(self._api, self._contexts, self._process)
+
+    def devices(self) -> Sequence[DeviceFacts]:
+        return self._devices
+
+    # ---- addresses ----
+
+    def granularity(self, location: Location, *, recommended: bool = False) -> int:
+        which = self._api.CUmemAllocationGranularity_flags
+        return int(
+            self._call(
+                "cuMemGetAllocationGranularity",
+                self._properties(location, shareable=False),
+                which.CU_MEM_ALLOC_GRANULARITY_RECOMMENDED
+                if recommended
+                else which.CU_MEM_ALLOC_GRANULARITY_MINIMUM,
+            )
+        )
+
+    def reserve(self, size: int, alignment: int, hint: int) -> int:
+        return int(self._call("cuMemAddressReserve", size, alignment, hint, 0))
+
+    def free(self, address: int, size: int) -> None:
+        self._call("cuMemAddressFree", address, size)
+
+    # ---- physical memory ----
+
+    def create(self, size: int, location: Location, *, shareable: bool) -> int:
+        return int(self._call("cuMemCreate", size, self._properties(location, shareable), 0))
+
+    def release(self, handle: int) -> None:
+        self._call("cuMemRelease", handle)
+
+    def export(self, handle: int) -> int:
+        fd = int(self._call("cuMemExportToShareableHandle", handle, self._by_descriptor, 0))
+        os.set_inheritable(fd, False)  # no document says that it is close-on-exec
+        return fd
+
+    def adopt(self, fd: int, size: int, location: Location) -> int:
+        return int(self._call("cuMemImportFromShareableHandle", fd, self._by_descriptor))
+
+    # ---- the one at the other ----
+
+    def map(self, address: int, size: int, handle: int) -> None:
+        self._call("cuMemMap", address, size, 0, handle, 0)
+
+    def unmap(self, address: int, size: int) -> None:
+        self._call("cuMemUnmap", address, size)
+
+    def allow(self, address: int, size: int, who: Sequence[Location], access: DeviceAccess) -> None:
+        wanted = []
+        for each in who:
+            one = self._api.CUmemAccessDesc()
+            one.location.type = self._locations[each.kind]
+            one.location.id = each.id
+            one.flags = self._accesses[access]
+            wanted.append(one)
+        if wanted:
+            self._call("cuMemSetAccess", address, size, wanted, len(wanted))
+
+    def managed(self, size: int) -> int:
+        flags = self._api.CUmemAttach_flags.CU_MEM_ATTACH_GLOBAL
+        return int(self._call_within(self._any_device(), "cuMemAllocManaged", size, flags.value))
+
+    def free_managed(self, address: int) -> None:
+        self._call_within(self._any_device(), "cuMemFree", address)
+
+    def register(self, address: int, size: int) -> int:
+        device = self._any_device()
+        # For all contexts (CU_MEMHOSTREGISTER_PORTABLE), and mapped on the devices (_DEVICEMAP).
+        self._call_within(device, "cuMemHostRegister", address, size, 0x1 | 0x2)
+        try:
+            return int(self._call_within(device, "cuMemHostGetDevicePointer", address, 0))
+        except BaseException:
+            self.unregister(address)
+            raise
+
+    def unregister(self, address: int) -> None:
+        self._call_within(self._any_device(), "cuMemHostUnregister", address)
+
+    # ---- contents and order ----
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        # cuMemcpy returns before it is done: between two places on devices, and from pageable memory.
+        self._do_and_wait(self._device_of(to, source), "cuMemcpy", to, source, size)
+
+    def fill(self, address: int, size: int, byte: int) -> None:
+        self._do_and_wait(self._device_of(address), "cuMemsetD8", address, byte, size)
+
+    def synchronize(self, device: int) -> None:
+        # Where there is no primary context, nothing runs in it; making one would take time and device memory.
+        _, active = self._call("cuDevicePrimaryCtxGetState", device)
+        if active:
+            self._call_within(device, "cuCtxSynchronize")
+
+    def free_memory(self, device: int) -> int:
+        free, _ = self._call_within(device, "cuMemGetInfo")
+        return int(free)
+
+    def record(self, stream: int, device: int) -> int:
+        flags = self._api.CUevent_flags.CU_EVENT_DISABLE_TIMING
+        event = int(self._call_within(device, "cuEventCreate", flags.value))
+        try:
+            self._call_within(device, "cuEventRecord", event, stream)
+        except BaseException:
+            self.forget(event)
+            raise
+        return event
+
+    def passed(self, event: int) -> bool:
+        try:
+            self._call_within(self._any_device(), "cuEventQuery", event)
+        except DriverError as error:
+            if error.meaning is Meaning.NOT_READY:
+                return False
+            raise
+        return True
+
+    def forget(self, event: int) -> None:
+        self._call_within(self._any_device(), "cuEventDestroy", event)
+
+    def wait(self, event: int) -> None:
+        self._call_within(self._any_device(), "cuEventSynchronize", event)
+
+    # ---- inside ----
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        if os.getpid() != self._process:
+            raise _forked()
+        return _answer(self._api, name, arguments)
+
+    def _call_within(self, device: int, name: str, *arguments: Any) -> Any:
+        """In the device's context; the caller's is current again afterwards."""
+        self._call("cuCtxPushCurrent", self._context(device))
+        try:
+            return self._call(name, *arguments)
+        finally:
+            self._call("cuCtxPopCurrent")
+
+    def _do_and_wait(self, device: int, name: str, *arguments: Any) -> None:
+        self._call("cuCtxPushCurrent", self._context(device))
+        try:
+            self._call(name, *arguments)
+            self._call("cuStreamSynchronize", 0)
+        finally:
+            self._call("cuCtxPopCurrent")
+
+    def _context(self, device: int) -> Any:
+        with self._lock:
+            if device not in self._contexts:
+                self._contexts[device] = self._call("cuDevicePrimaryCtxRetain", device)
+            return self._contexts[device]
+
+    def _any_device(self) -> int:
+        """For calls that are not about one: whose context there is already, as each takes memory of its device."""
+        with self._lock:
+            return next(iter(self._contexts), 0)
+
+    def _device_of(self, *addresses: int) -> int:
+        """That has the memory at the first address that is on a device."""
+        ordinal = self._api.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        for address in addresses:
+            try:
+                number = int(self._call("cuPointerGetAttribute", ordinal, address))
+            except DriverError as error:
+                if error.meaning is not Meaning.INVALID:  # ordinary memory of the process
+                    raise
+            else:
+                # -1 (the host) comes as 4294967295 out of some versions of cuda.bindings (13.0).
+                if number in range(len(self._devices)):
+                    return number
+        return self._any_device()
+
+    def _properties(self, location: Location, shareable: bool) -> Any:
+        made = self._api.CUmemAllocationProp()
+        made.type = self._api.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+        made.location.type = self._locations[location.kind]
+        made.location.id = location.id
+        if shareable:
+            made.requestedHandleTypes = self._by_descriptor
+        return made
+
+    def _describe(self, number: int) -> DeviceFacts:
+        device = self._call("cuDeviceGet", number)
+        can = partial(self._can, device)
+        # The second tells the parts of a device (MIG) from the whole; from CUDA 13 on there is no other.
+        named = "cuDeviceGetUuid_v2" if hasattr(self._api, "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
+        return DeviceFacts(
+            number=number,
+            name=self._call("cuDeviceGetName", 256, device).split(b"\0")[0].decode(errors="replace"),
+            uuid=str(uuid.UUID(bytes=bytes(self._call(named, device).bytes))),
+            memory=int(self._call("cuDeviceTotalMem", device)),
+            unified=can("UNIFIED_ADDRESSING"),
+            manages_addresses=can("VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"),
+            shares_by_descriptor=can("HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED"),
+            reaches_pageable=can("PAGEABLE_MEMORY_ACCESS"),
+            registered_at_host_address=can("CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM"),
+            manages_memory=can("CONCURRENT_MANAGED_ACCESS"),
+            host_located=can("HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"),
+        )
+
+    def _can(self, device: Any, what: str) -> bool:
+        attribute = getattr(self._api.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{what}")
+        try:
+            return bool(self._call("cuDeviceGetAttribute", attribute, device))
+        except DriverError as error:
+            if error.meaning is Meaning.INVALID:  # a driver that is older than the attribute
+                return False
+            raise
+
+
+def _bindings() -> Any:
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise Unsupported("CUDA", _EXTRA, f"no cuda.bindings ({error})") from None
+    return driver
+
+
+def _forked() -> Unsupported:
+    needs = "a process that was not forked from one that uses it: CUDA does not survive fork()"
+    return Unsupported("CUDA", needs, "such a child; start it by spawn or forkserver")
+
+
+def _start(api: Any) -> str:
+    """cuInit; which CUDA the driver is for."""
+    try:
+        number = int(_answer(api, "cuDriverGetVersion", ()))
+        version = f"{number // 1000}.{number % 1000 // 10}"
+        if number < _OLDEST:
+            raise Unsupported("CUDA", "a driver for CUDA 12.0 or newer", f"one for CUDA {version}")
+        _answer(api, "cuInit", (0,))
+    except DriverError as error:
+        if error.code == _NOT_INITIALIZED:
+            raise _forked() from None
+        raise Unsupported("CUDA", "NVIDIA's driver and a device that it can use", str(error)) from None
+    except RuntimeError as error:
+        # What cuda.bindings raises where the linker finds no libcuda.so.1.
+        raise Unsupported("CUDA", "NVIDIA's driver (libcuda.so.1)", f"none that can be loaded: {error}") from None
+    return version
+
+
+def _answer(api: Any, name: str, arguments: tuple[Any, ...]) -> Any:
+    """What a call returned beside its code, if anything. Raises DriverError."""
+    try:
+        code, *rest = getattr(api, name)(*arguments)
+    except ValueError as error:
+        # A code that is younger than cuda.bindings: its enumeration refuses it, and says the number first.
+        number = str(error).split()[0]
+        if not number.isdecimal():
+            raise
+        raise DriverError(name, int(number), "an error that cuda.bindings does not know", Meaning.OTHER) from None
+    if code:
+        raise _error(api, name, code)
+    return rest[0] if len(rest) == 1 else tuple(rest)
+
+
+def _error(api: Any, call: str, code: Any) -> DriverError:
+    number = int(code)
+    _, text = api.cuGetErrorString(code)
+    said = text.decode(errors="replace") if text else ""
+    return DriverError(
+        call, number, getattr(code, "name", "an error"), _MEANING_OF.get(number, Meaning.OTHER), said
+    )
+
+
+def _release(api: Any, contexts: dict[int, Any], process: int) -> None:
+    while contexts and os.getpid() == process:
+        device, _ = contexts.popitem()
+        api.cuDevicePrimaryCtxRelease(device)  # an error at exit: the driver has ended before us

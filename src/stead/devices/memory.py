@@ -1,0 +1,283 @@
+"""What can be behind a range of a device space: memory of a device, memory of the host that devices reach, and
+what another process exported."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, SupportsIndex
+
+from stead.devices.driver import DriverError, Location, Meaning
+from stead.door import open_door, this_door
+from stead.errors import LimitReached, Unsupported
+from stead.ranges import align_up
+from stead.sizes import format_size, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stead.devices.driver import Driver
+
+
+class Physical:
+    """Physical memory in equal pieces, each a handle of the driver's: all of them, or none. What is not released
+    goes with the last reference."""
+
+    def __init__(
+        self, driver: Driver, location: Location, piece: int, handles: Sequence[int], who: Sequence[Location],
+        shareable: bool,
+    ) -> None:  # fmt: skip
+        self.driver, self.location, self.piece, self.shareable = driver, location, piece, shareable
+        self.who = tuple(who)
+        self.handles: dict[int, int] = dict(enumerate(handles))
+        self.exported: dict[int, Exported] = {}  # pieces that other processes may have
+        self._end = weakref.finalize(self, _release_all, driver, self.handles)
+        self._end.atexit = False  # the driver ends with the process, and takes everything with it
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return len(self.handles) * self.piece
+
+    def export(self, number: int) -> Exported:
+        """A piece for other processes. Raises DriverError."""
+        if number not in self.exported:
+            self.exported[number] = Exported(self.driver.export(self.handles[number]))
+        return self.exported[number]
+
+    def release(self, first: int, count: int) -> None:
+        """Let go of so many pieces. What is mapped of them stays until it is unmapped."""
+        for number in range(first, first + count):
+            self.driver.release(self.handles[number])
+            del self.handles[number]
+            self.exported.pop(number, None)
+
+
+class Exported:
+    """A descriptor that stands for memory, and the token by which this process's door lends it. Closed with the
+    last reference."""
+
+    def __init__(self, fd: int, token: bytes | None = None) -> None:
+        self.fd, self.token = fd, token or os.urandom(16)
+        weakref.finalize(self, _close, fd, self.token).atexit = False
+
+    def lend(self) -> str:
+        """The name of the door at which it can be had."""
+        door = open_door()
+        door.lend(self.token, self.fd)
+        return door.name
+
+
+def _close(fd: int, token: bytes) -> None:
+    if (door := this_door()) is not None:
+        door.take_back(token)
+    os.close(fd)
+
+
+def _release_all(driver: Driver, handles: dict[int, int]) -> None:
+    while handles:
+        _, handle = handles.popitem()
+        try:
+            driver.release(handle)
+        except DriverError:
+            return  # the driver is going down, or a forked child has no say in it
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSource:
+    """Memory that is secured, on its way to its place. ``granularity``: bytes of a piece; it can be cut there."""
+
+    physical: Physical
+    granularity: int
+    fd: int = -1
+    offset: int = 0
+
+
+class DeviceBacking:
+    """Backings that a device's driver makes. Subclasses are dataclasses with ``location`` and ``who``."""
+
+    __slots__ = ()
+
+    piece: int | None
+    shareable: bool
+
+    @property
+    def location(self) -> Location:
+        raise NotImplementedError
+
+    @property
+    def who(self) -> tuple[Location, ...]:
+        """Who may access it."""
+        raise NotImplementedError
+
+    def discard(self, source: DeviceSource, size: int) -> int | None:
+        raise Unsupported("discarding a device's memory", "memory whose pages the host's kernel drops", repr(self))
+
+    def secure(self, driver: Driver, size: int) -> DeviceSource:
+        """Create ``size`` bytes, rounded up to whole pieces. Raises LimitReached, Unsupported, ValueError."""
+        granule = driver.granularity(self.location)
+        piece = align_up(size, granule) if self.piece is None else self.piece
+        if piece % granule:
+            raise ValueError(f"piece is {piece}, must be a multiple of {format_size(granule)} for {self.location}")
+        return self._source(driver, piece, -(-size // piece))
+
+    def _source(self, driver: Driver, piece: int, count: int) -> DeviceSource:
+        def create(_: int) -> int:
+            return driver.create(piece, self.location, shareable=self.shareable)
+
+        handles = collect(driver, count, create, f"{format_size(count * piece)} of {self.location}")
+        physical = Physical(driver, self.location, piece, handles, self.who, self.shareable)
+        return DeviceSource(physical, piece)
+
+
+def collect(driver: Driver, count: int, make: Callable[[int], int], what: str) -> list[int]:
+    """So many handles, or none and the reason why."""
+    handles: list[int] = []
+    try:
+        for number in range(count):
+            handles.append(make(number))
+    except BaseException as error:
+        _release_all(driver, dict(enumerate(handles)))
+        if isinstance(error, DriverError):
+            raise refused(error, what) from error
+        raise
+    return handles
+
+
+def refused(error: DriverError, what: str) -> Exception:
+    """What a driver's refusal is for those who asked for ``what``."""
+    if error.meaning is Meaning.OUT_OF_MEMORY:
+        return LimitReached(f"{what} cannot be had: {error}", "device memory")
+    if error.meaning is Meaning.UNSUPPORTED:
+        return Unsupported(what, "a driver and a device that can", str(error))
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory(DeviceBacking):
+    """Memory of device number ``device``; its contents are undefined.
+
+    ``accessible_from``: numbers of other devices that may use it, too. ``piece``: how much of it is one
+    allocation of the driver's, in bytes or text: only whole ones can be decommitted; by default each commit is
+    one. ``shareable``: other processes can be given it. ValueError and TypeError name the argument.
+    """
+
+    device: int = 0
+    accessible_from: tuple[int, ...] = ()
+    piece: int | None = None
+    shareable: bool = False
+
+    def __init__(
+        self,
+        device: SupportsIndex = 0,
+        *,
+        accessible_from: Sequence[int] = (),
+        piece: SupportsIndex | str | None = None,
+        shareable: bool = False,
+    ) -> None:
+        set_once = object.__setattr__
+        set_once(self, "device", device_number(device, "device"))
+        numbers = tuple(device_number(each, "accessible_from") for each in accessible_from)
+        set_once(self, "accessible_from", numbers)
+        set_once(self, "piece", _parse_piece(piece))
+        set_once(self, "shareable", bool(shareable))
+
+    @property
+    def location(self) -> Location:
+        return Location("device", self.device)
+
+    @property
+    def who(self) -> tuple[Location, ...]:
+        return locations(self.device, *self.accessible_from)
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory(DeviceBacking):
+    """Memory of the host, made by a device's driver: it is zero, and has one address for the host and for
+    ``devices``. ``numa``: the node that it is on, by default the first. The rest is as for DeviceMemory."""
+
+    devices: tuple[int, ...] = (0,)
+    numa: int = 0
+    piece: int | None = None
+    shareable: bool = False
+
+    def __init__(
+        self,
+        devices: Sequence[int] = (0,),
+        *,
+        numa: SupportsIndex = 0,
+        piece: SupportsIndex | str | None = None,
+        shareable: bool = False,
+    ) -> None:
+        set_once = object.__setattr__
+        set_once(self, "devices", tuple(device_number(each, "devices") for each in devices))
+        set_once(self, "numa", device_number(numa, "numa"))
+        set_once(self, "piece", _parse_piece(piece))
+        set_once(self, "shareable", bool(shareable))
+
+    @property
+    def location(self) -> Location:
+        return Location("host node", self.numa)
+
+    @property
+    def who(self) -> tuple[Location, ...]:
+        return (self.location, *locations(*self.devices))
+
+
+@dataclass(frozen=True, slots=True)
+class Imported(DeviceBacking):
+    """What another process exported, one after the other, each of ``piece`` bytes."""
+
+    exported: tuple[Exported, ...]
+    piece: int
+    origin: Location
+    allowed: tuple[Location, ...]
+    shareable: bool = True
+
+    @property
+    def location(self) -> Location:
+        return self.origin
+
+    @property
+    def who(self) -> tuple[Location, ...]:
+        return self.allowed
+
+    def secure(self, driver: Driver, size: int) -> DeviceSource:
+        if size != len(self.exported) * self.piece:
+            raise ValueError(
+                f"size is {size}, and {len(self.exported)} pieces of {self.piece} bytes were exported"
+            )
+
+        def adopt(number: int) -> int:
+            return driver.adopt(self.exported[number].fd, self.piece, self.location)
+
+        what = f"{format_size(size)} of {self.location} of another process"
+        handles = collect(driver, len(self.exported), adopt, what)
+        physical = Physical(driver, self.location, self.piece, handles, self.who, True)
+        physical.exported.update(enumerate(self.exported))
+        return DeviceSource(physical, self.piece)
+
+
+def device_number(given: SupportsIndex, argument: str) -> int:
+    """A device's number, from 0."""
+    if isinstance(given, bool) or not isinstance(given, SupportsIndex):
+        raise TypeError(f"{argument} is {given!r}, must be an int")
+    number = given.__index__()
+    if number < 0:
+        raise ValueError(f"{argument} is {number}, must be 0 or more")
+    return number
+
+
+def locations(*devices: int) -> tuple[Location, ...]:
+    """Each device once, in order."""
+    return tuple(Location("device", each) for each in dict.fromkeys(devices))
+
+
+def _parse_piece(piece: SupportsIndex | str | None) -> int | None:
+    if piece is None:
+        return None
+    size = parse_size(piece, "piece")
+    if size <= 0:
+        raise ValueError(f"piece is {piece!r}, must be at least 1 byte")
+    return size

@@ -1,0 +1,328 @@
+"""The addresses of this process as a device's driver hands them out.
+
+Under unified addressing a process and its devices have one set of addresses, so this space is the process's own:
+its identity is that of :func:`stead.this_process`, and what is claimed here is occupied there. What differs is who
+is asked. A driver takes an address as a hint (cuMemAddressReserve, CUDA driver API, "Virtual Memory Management"),
+so a claim is: ask, compare, give back what is elsewhere. Only memory that the driver makes can be behind it.
+
+Threads: every method is safe. Fork: no driver survives one; a child can release nothing and commit nothing here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import deque
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from stead import _native
+from stead.devices.driver import DriverError, Location, Meaning
+from stead.devices.mapped import ByAddress, Mapped
+from stead.devices.memory import DeviceBacking, DeviceSource, refused
+from stead.devices.placing import ACCESS, Away, bring_back, map_all, take_away
+from stead.devices.view import DeviceView
+from stead.errors import AddressSpaceError, LimitReached, Obstacle, Occupied, Paused, RollbackFailed, Unsupported
+from stead.placement import Footprint, quiet_windows
+from stead.ranges import Range, RangeSet, align_down, align_up
+from stead.space.process import this_process
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Sequence
+
+    from stead.backing import Backing
+    from stead.devices.driver import DeviceAccess, DeviceFacts, Driver
+    from stead.space.protocol import Access
+
+
+class DeviceSpace:
+    """The space of this process through ``driver``; its granularity is the largest of its devices'. One for each
+    driver is enough: :func:`stead.devices.cuda_space` and its like have it.
+
+    Raises Unsupported where no device manages addresses.
+    """
+
+    def __init__(self, driver: Driver, *, usual: DeviceBacking | None = None, sharing: str | None = None) -> None:
+        """``usual``: what is committed where a commit does not say; ``sharing``: what to call that."""
+        self.usual, self.sharing = usual, sharing
+        self.driver = driver
+        self.devices: tuple[DeviceFacts, ...] = tuple(driver.devices())
+        if not any(each.manages_addresses for each in self.devices):
+            found = ", ".join(each.name for each in self.devices) or "no device"
+            raise Unsupported(f"a space of {driver.name}'s", "a device whose driver manages addresses", found)
+        self.granularity = max(
+            driver.granularity(Location("device", each.number)) for each in self.devices if each.manages_addresses
+        )
+        self._host = this_process()
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._ended: deque[Range] = deque()  # of reservations that nobody has any more, to be released
+        self._held: dict[int, int] = {}  # sizes of the driver's reservations, by their starts
+        self._mapped = ByAddress()
+        self._away: list[Away] = []  # what is paused
+        self._evaded: tuple[Range, int] | None = (
+            None  # the last claim for which the driver went elsewhere, and where
+        )
+
+    # ---- what is known ----
+
+    @property
+    def identity(self) -> Hashable:
+        return self._host.identity
+
+    @cached_property
+    def usable(self) -> Range:
+        everything, unit = self._host.usable, self.granularity
+        return Range(align_up(everything.start, unit), align_down(everything.stop, unit))
+
+    @cached_property
+    def windows(self) -> tuple[Range, ...]:
+        return quiet_windows(self.usable, self.granularity)
+
+    def outline(self, within: Range) -> Footprint:
+        return Footprint(self._host.outline(within).occupied, self.granularity)
+
+    def footprint(self, within: Range) -> Footprint:
+        with self._locked():
+            ours = RangeSet(Range.sized(*each) for each in list(self._held.items()))
+        return Footprint(self._host.footprint(within).occupied | ours, self.granularity)
+
+    def obstacle(self, where: Range) -> Obstacle | None:
+        if (found := self._host.obstacle(where)) is not None:
+            return found
+        with self._locked():
+            for start, size in list(self._held.items()):
+                if where.overlaps(Range.sized(start, size)):
+                    return Obstacle(
+                        Range.sized(start, size), f"a reservation of {self.driver.name}'s", "this process"
+                    )
+            if self._evaded and self._evaded[0] == where:
+                name = f"nothing that is listed: the driver went to {self._evaded[1]:#x} instead"
+                return Obstacle(where, name, self.driver.name)
+        return None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.driver.name}, {len(self.devices)} devices>"
+
+    # ---- claiming ----
+
+    def reserve_at(self, where: Range, keep: list[Range] | None = None) -> None:
+        start, size = where.start, where.stop - where.start
+        if size <= 0 or start % self.granularity or size % self.granularity:
+            raise ValueError(f"cannot claim {where}: {self.driver.name} takes multiples of {self.granularity:#x}")
+        if where.stop > self.usable.stop:
+            end = self.usable.stop
+            raise LimitReached(f"cannot claim {where}: addresses end at {end:#x} here", "VA width")
+        if where.start < self.usable.start:
+            raise LimitReached(f"cannot claim {where}: addresses begin at {self.usable.start:#x}", "mmap_min_addr")
+        try:
+            got = self.driver.reserve(size, self.granularity, start)
+        except DriverError as error:
+            raise self._not_claimed(error, where) from error
+        with self._locked():
+            self._held[got] = size
+            if got != start:
+                self._evaded = (where, got)
+        if got == start:
+            return
+        elsewhere = Range.sized(got, size)
+        if keep is not None:
+            keep.append(elsewhere)
+        else:
+            self._give_back(elsewhere)
+        raise Occupied(where)
+
+    def _not_claimed(self, error: DriverError, where: Range) -> Exception:
+        if self._host.obstacle(where):
+            return Occupied(where)  # a driver may refuse what it cannot have, instead of going elsewhere
+        if error.meaning is Meaning.OUT_OF_MEMORY:
+            return LimitReached(f"cannot claim {where}: {error}", f"{self.driver.name}'s addresses")
+        return error
+
+    def _give_back(self, elsewhere: Range) -> None:
+        try:
+            self.release(elsewhere)
+        except AddressSpaceError as error:
+            text = f"{elsewhere}, which the driver gave instead, is still held"
+            raise RollbackFailed(text, [elsewhere]) from error
+
+    def release(self, where: Range) -> None:
+        """Give back exactly one reservation, and whatever is mapped in it. Raises DriverError, and changes nothing
+        that the driver refuses to; ValueError where it is none."""
+        with self._locked():
+            self._release(where)
+
+    def _release(self, where: Range) -> None:
+        if self._held.get(where.start) != where.size:
+            raise ValueError(f"{where} is no reservation of {self!r}")
+        self._unmap(where)
+        try:
+            self.driver.free(where.start, where.size)
+        except DriverError as error:
+            raise refused(error, f"giving back {where}") from error
+        del self._held[where.start]
+        self._away = [each for each in self._away if not where.contains(each.mapped.range)]
+
+    def at_the_end(self, where: Range) -> _native.Finalizer | None:
+        return _native.Finalizer(DeviceSpace._end, self, where)
+
+    def _end(self, where: Range) -> None:
+        """Of a reservation that nobody has any more. It may be found out in the middle of anything, by any thread:
+        whoever has the lock releases it. In a forked child there is no driver to tell."""
+        if os.getpid() == self._pid:
+            self._ended.append(where)
+            self._release_ended()
+
+    def _release_ended(self) -> None:
+        while self._ended and self._lock.acquire(blocking=False):
+            try:
+                where = self._ended.popleft()
+                try:
+                    self._release(where)
+                except AddressSpaceError as error:
+                    warnings.warn(f"{where} is still held: {error}", ResourceWarning, stacklevel=2)
+            except IndexError:
+                pass  # another thread was quicker
+            finally:
+                self._lock.release()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._release_ended()
+
+    # ---- memory ----
+
+    def secure(self, backing: Backing | DeviceBacking | None, size: int, writable: bool) -> DeviceSource:
+        """Memory for a commit. Raises LimitReached, Unsupported, ValueError."""
+        if not isinstance(backing, DeviceBacking):
+            wants = "memory that the driver makes: stead.DeviceMemory or stead.HostMemory"
+            raise Unsupported(f"committing in {self!r}", wants, "no backing" if backing is None else repr(backing))
+        return backing.secure(self.driver, size)
+
+    def commit(self, where: Range, source: DeviceSource, access: Access) -> None:
+        _allowed(access)
+        physical = source.physical
+        if where.start % self.granularity:
+            raise ValueError(f"address is {where.start:#x}, must be a multiple of {self.granularity:#x}")
+        if where.size != physical.size:
+            raise ValueError(
+                f"size is {where.size}, and the memory has {physical.size}: it comes in pieces of {physical.piece}"
+            )
+        mapped = Mapped(where, physical, 0, access)
+        with self._locked():
+            if not any(Range.sized(*each).contains(where) for each in list(self._held.items())):
+                raise ValueError(f"{where} is in no reservation of {self!r}")
+            try:
+                map_all(self.driver, [mapped])
+            except BaseException:
+                # Not when the source goes: the exception that is on its way keeps it.
+                physical.release(0, mapped.count)
+                raise
+            self._mapped.add(mapped)
+
+    def decommit(self, where: Range) -> bool:
+        with self._locked():
+            self._check_not_paused(where)
+            self._unmap(where)
+        return True
+
+    def _unmap(self, where: Range) -> None:
+        found = self._mapped.overlapping(where)
+        inside = [each.cut(where) for each in found]  # before anything has changed
+        self._wait_for(inside)
+        for whole, part in zip(found, inside, strict=True):
+            try:
+                self.driver.unmap(part.range.start, part.range.size)
+            except DriverError as error:
+                raise refused(error, f"unmapping {part.range}") from error
+            self._replace(whole, part.range)
+            part.physical.release(part.first, part.count)
+
+    def _replace(self, whole: Mapped, gone: Range, *instead: Mapped) -> None:
+        self._mapped.remove(whole)
+        for each in (*whole.without(gone), *instead):
+            self._mapped.add(each)
+
+    def _wait_for(self, mapped: Sequence[Mapped]) -> None:
+        """Unmapping does not wait for what still uses it (CUDA driver API, cuMemUnmap)."""
+        for who in dict.fromkeys(who for each in mapped for who in each.physical.who):
+            if who.kind == "device":
+                self.driver.synchronize(who.id)
+
+    def _check_not_paused(self, where: Range) -> None:
+        for each in self._away:
+            if each.mapped.range.overlaps(where):
+                raise Paused(f"{each.mapped.range} is paused: resume it first", range=each.mapped.range)
+
+    def protect(self, where: Range, access: Access) -> None:
+        allowed = _allowed(access)
+        with self._locked():
+            self._check_not_paused(where)
+            for whole in self._mapped.overlapping(where):
+                part = whole.cut(where)
+                try:
+                    self.driver.allow(part.range.start, part.range.size, part.physical.who, allowed)
+                except DriverError as error:
+                    raise refused(error, f"{access!r} for {part.range}") from error
+                self._replace(whole, part.range, Mapped(part.range, part.physical, part.first, access))
+
+    def discard(self, where: Range, advice: int) -> None:
+        raise Unsupported("discarding", "memory of the host's kernel", repr(self))
+
+    def view(self, where: Range, writable: bool, owner: object) -> memoryview | DeviceView:
+        """Memory of the host as a memoryview, a device's as a :class:`DeviceView`."""
+        with self._locked():
+            self._check_not_paused(where)
+            found = self._mapped.overlapping(where)
+        if not found:
+            raise ValueError(f"nothing is mapped at {where}")
+        location = found[0].physical.location
+        if location.kind != "device":
+            return memoryview(_native.Exporter(where.start, where.size, not writable, owner))
+        return DeviceView(self.driver, where, location.id, not writable, owner)
+
+    # ---- giving memory back, and keeping the addresses ----
+
+    def pause(self, where: Range, keep: bool) -> None:
+        """See :meth:`stead.Reservation.pause`."""
+        with self._locked():
+            self._check_not_paused(where)
+            mapped = self._mapped.overlapping(where)
+            self._wait_for(mapped)
+            self._away += take_away(self.driver, mapped, keep)
+            for each in mapped:
+                self._mapped.remove(each)
+
+    def resume(self, where: Range) -> None:
+        """See :meth:`stead.Reservation.resume`."""
+        with self._locked():
+            back = [each for each in self._away if where.contains(each.mapped.range)]
+            bring_back(self.driver, back)
+            self._away = [each for each in self._away if each not in back]
+            for each in back:
+                self._mapped.add(each.mapped)
+
+    def paused(self, where: Range) -> bool:
+        """Whether any of it is."""
+        return any(each.mapped.range.overlaps(where) for each in list(self._away))
+
+    # ---- for those who send it to other processes ----
+
+    def mapped(self, where: Range) -> list[Mapped]:
+        """What is mapped in ``where``, by address, whole."""
+        with self._locked():
+            self._check_not_paused(where)
+            return self._mapped.overlapping(where)
+
+
+def _allowed(access: Access) -> DeviceAccess:
+    try:
+        return ACCESS[access]
+    except KeyError:
+        raise ValueError(f"access is {access!r}, must be 'r', 'rw' or 'none' for a device") from None

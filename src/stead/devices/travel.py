@@ -1,0 +1,95 @@
+"""A device's memory on its way to another process of the same user: by a descriptor for each of its pieces, which
+the door of whoever sends it lends (SCM_RIGHTS: what stands for a device's memory cannot be opened in /proc)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stead.devices.driver import DriverError, Location
+from stead.devices.memory import Exported, Imported, refused
+from stead.door import ask_lent
+from stead.errors import Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stead.devices.driver import DeviceFacts
+    from stead.devices.mapped import Mapped
+    from stead.ranges import Range
+    from stead.space.protocol import Access
+
+
+@dataclass(frozen=True, slots=True)
+class SentMemory:
+    """What is mapped at ``range``: which memory, in pieces of ``piece`` bytes, by whose door, who may do what.
+    ``uuids``: of the devices by number, since one that is number 1 there may be number 0 here
+    (CUDA_VISIBLE_DEVICES)."""
+
+    range: Range
+    door: str
+    tokens: tuple[bytes, ...]
+    piece: int
+    location: Location
+    who: tuple[Location, ...]
+    access: Access
+    uuids: tuple[tuple[int, str], ...]
+
+    def receive(self, devices: Iterable[DeviceFacts]) -> Imported:
+        """The same memory, as a backing. Raises PeerFailed where the sender has it no more, or is gone;
+        Unsupported where this process does not see the device that it is on."""
+        numbers = {each.uuid: each.number for each in devices}
+        here = {there: numbers[uuid] for there, uuid in self.uuids if uuid in numbers}
+
+        def translated(location: Location) -> Location | None:
+            if location.kind != "device":
+                return location
+            return Location("device", here[location.id]) if location.id in here else None
+
+        location = translated(self.location)
+        who = tuple(each for each in map(translated, self.who) if each is not None)
+        if location is None or not who:
+            uuid = dict(self.uuids).get(self.location.id, "")
+            seen = ", ".join(numbers) or "none"
+            raise Unsupported(
+                f"receiving memory of {self.location}", f"that device here: {uuid}", f"devices {seen}"
+            )
+        exported = tuple(Exported(ask_lent(self.door, token), token) for token in self.tokens)
+        return Imported(exported, self.piece, location, who)
+
+    def is_mapped(self, here: Iterable[Mapped]) -> bool:
+        """Whether just this memory is what is mapped in its range."""
+        try:
+            found = [each.cut(self.range) for each in here]
+        except ValueError:  # in other pieces: it is other memory
+            return False
+        tokens = [
+            each.physical.exported[number].token if number in each.physical.exported else None
+            for each in found
+            for number in range(each.first, each.first + each.count)
+        ]
+        start = found[0].range.start if found else None
+        return start == self.range.start and tokens == list(self.tokens)
+
+
+def send(mapped: Mapped, devices: Iterable[DeviceFacts], access: Access | None) -> SentMemory:
+    """Let other processes have it, for as long as it is mapped here. Raises Unsupported where it was not made for
+    that, or no door can be opened; DriverError."""
+    physical = mapped.physical
+    if not physical.shareable:
+        raise Unsupported(
+            f"sending {mapped.range}",
+            "memory made to be shared: DeviceMemory(shareable=True)",
+            "memory that was not",
+        )
+    try:
+        exported = [physical.export(number) for number in range(mapped.first, mapped.first + mapped.count)]
+    except DriverError as error:
+        raise refused(error, f"sending {mapped.range}") from error
+    doors = [each.lend() for each in exported]
+    tokens = tuple(each.token for each in exported)
+    uuids = tuple((each.number, each.uuid) for each in devices)
+    allowed = mapped.access if access is None or mapped.access == "none" else access
+    return SentMemory(
+        mapped.range, doors[0], tokens, physical.piece, physical.location, physical.who, allowed, uuids
+    )

@@ -1,0 +1,552 @@
+"""CudaDriver, through the real cuda.bindings, on the driver's double: what is CUDA's alone. What every driver must
+do is in test_drivers.py."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stead.devices.cuda import CudaDriver
+from stead.devices.driver import DriverError, Location, Meaning
+from stead.errors import Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from doubles import CudaDouble
+
+MIB = 1 << 20
+PAGE = 2 * MIB
+FIRST, SECOND, NODE, HOST = (
+    Location("device", 0),
+    Location("device", 1),
+    Location("host node", 0),
+    Location("host"),
+)
+WHERE = 0x480000000000
+"""Nothing is there in the tests that reserve there by hint."""
+
+
+@pytest.fixture
+def driver(cuda_double: CudaDouble) -> Iterator[CudaDriver]:
+    driver = CudaDriver()
+    yield driver
+    driver.close()
+
+
+@pytest.fixture
+def mapped(driver: CudaDriver) -> Iterator[int]:
+    """Two granules of the first device, which may read and write them."""
+    address, handle = driver.reserve(4 * PAGE, 0, 0), driver.create(2 * PAGE, FIRST, shareable=True)
+    driver.map(address, 2 * PAGE, handle)
+    driver.allow(address, 2 * PAGE, [FIRST], "rw")
+    yield address
+    driver.unmap(address, 2 * PAGE)
+    driver.release(handle)
+    driver.free(address, 4 * PAGE)
+
+
+def contents(driver: CudaDriver, address: int, size: int) -> bytes:
+    found = ctypes.create_string_buffer(size)
+    driver.copy(ctypes.addressof(found), address, size)
+    return found.raw
+
+
+def refused(meaning: Meaning, call: str, code: int) -> pytest.RaisesExc[DriverError]:
+    def alike(error: DriverError) -> bool:
+        return (error.meaning, error.call, error.code) == (meaning, call, code)
+
+    return pytest.RaisesExc(DriverError, check=alike)
+
+
+# ---- the driver and its devices ----
+
+
+def test_each_device_is_described(driver: CudaDriver) -> None:
+    one, other = driver.devices()
+    assert (one.number, other.number) == (0, 1)
+    assert one.name == "Double 0"
+    assert one.memory == 1 << 30
+    assert one.unified
+    assert one.manages_addresses
+    assert one.shares_by_descriptor
+    assert not one.reaches_pageable
+    assert one.uuid != other.uuid
+    assert (driver.name, driver.version) == ("CUDA", "12.8")
+
+
+@pytest.mark.parametrize(
+    "fact",
+    ["shares_by_descriptor", "reaches_pageable", "registered_at_host_address", "manages_memory", "host_located"],
+)
+@pytest.mark.parametrize("value", [False, True])
+def test_each_fact_is_asked_for_each_device(cuda_double: CudaDouble, fact: str, value: bool) -> None:
+    cuda_double.set(0, **{fact: not value})
+    cuda_double.set(1, **{fact: value})
+    assert [getattr(each, fact) for each in CudaDriver().devices()] == [not value, value]
+
+
+def test_an_attribute_that_the_driver_does_not_know_is_a_no(cuda_double: CudaDouble) -> None:
+    cuda_double.refuse("cuDeviceGetAttribute", 1, nth=7)
+    assert [each.host_located for each in CudaDriver().devices()] == [False, True]
+
+
+def test_another_refusal_of_an_attribute_is_told(cuda_double: CudaDouble) -> None:
+    cuda_double.refuse("cuDeviceGetAttribute", 999)
+    with refused(Meaning.OTHER, "cuDeviceGetAttribute", 999):
+        CudaDriver()
+
+
+def test_no_context_is_made_for_what_takes_none(cuda_double: CudaDouble, driver: CudaDriver, mapped: int) -> None:
+    driver.granularity(FIRST)
+    driver.synchronize(0)
+    assert [cuda_double.contexts(0), cuda_double.contexts(1)] == [0, 0]
+
+
+def test_no_device(cuda_double: CudaDouble) -> None:
+    cuda_double.reset(devices=0)
+    with pytest.raises(Unsupported, match=r"a device that it can use.*CUDA_ERROR_NO_DEVICE"):
+        CudaDriver()
+
+
+def test_a_driver_that_is_too_old(cuda_double: CudaDouble) -> None:
+    cuda_double.set_version(11040)
+    with pytest.raises(Unsupported, match=r"12\.0 or newer; found: one for CUDA 11\.4"):
+        CudaDriver()
+
+
+def test_devices_that_do_not_share_the_addresses(cuda_double: CudaDouble) -> None:
+    cuda_double.set(0, unified=False)
+    cuda_double.set(1, manages_addresses=False)
+    with pytest.raises(Unsupported, match=r"shares its process's addresses.*found: Double 0, Double 1"):
+        CudaDriver()
+    cuda_double.set(0, unified=True)
+    assert [each.manages_addresses for each in CudaDriver().devices()] == [True, False]
+
+
+@pytest.mark.parametrize("code", [46, 803, 999])
+def test_a_driver_that_does_not_start(cuda_double: CudaDouble, code: int) -> None:
+    cuda_double.refuse("cuInit", code)
+    with pytest.raises(Unsupported, match=rf"cuInit answered \w+ \({code}\)"):
+        CudaDriver()
+
+
+def run_alone(program: str, *arguments: str) -> str:
+    """In a Python of its own, with the tests beside it; what it prints."""
+    found = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_without_the_package_it_says_how_to_install_it() -> None:
+    program = """
+import sys
+sys.modules["cuda"] = None  # as if it was not there
+from stead.devices.cuda import CudaDriver
+from stead.errors import Unsupported
+try:
+    CudaDriver()
+except Unsupported as error:
+    print(error)
+"""
+    assert "pip install 'stead[cuda]'; found: no cuda.bindings" in run_alone(program)
+
+
+def test_without_a_driver_it_says_so() -> None:
+    program = """
+import ctypes
+from stead.devices.cuda import CudaDriver
+from stead.errors import Unsupported
+try:
+    ctypes.CDLL("libcuda.so.1")
+except OSError:
+    try:
+        CudaDriver()
+    except Unsupported as error:
+        print(error)
+else:
+    print("there is one")
+"""
+    found = run_alone(program)
+    if "there is one" in found:
+        pytest.skip("NVIDIA's driver is installed here")
+    assert "CUDA needs NVIDIA's driver (libcuda.so.1); found: none that can be loaded" in found
+
+
+# ---- contexts ----
+
+
+def test_a_context_is_made_where_a_call_needs_one_and_only_of_its_device(
+    cuda_double: CudaDouble, driver: CudaDriver
+) -> None:
+    assert driver.free_memory(1) == 1 << 30
+    assert [cuda_double.contexts(0), cuda_double.contexts(1)] == [0, 1]
+    driver.free_memory(1)
+    assert cuda_double.contexts(1) == 1
+
+
+def test_memory_is_filled_and_copied_in_a_context_of_its_device(
+    cuda_double: CudaDouble, driver: CudaDriver
+) -> None:
+    address, handle = driver.reserve(PAGE, 0, 0), driver.create(PAGE, SECOND, shareable=False)
+    driver.map(address, PAGE, handle)
+    driver.allow(address, PAGE, [SECOND], "rw")
+    driver.fill(address, PAGE, 0xA5)
+    assert contents(driver, address + PAGE - 2, 2) == b"\xa5\xa5"
+    assert [cuda_double.contexts(0), cuda_double.contexts(1)] == [0, 1]
+
+
+def test_the_callers_context_is_as_it_was(cuda_double: CudaDouble, driver: CudaDriver, mapped: int) -> None:
+    from cuda.bindings import driver as api
+
+    _, own = api.cuDevicePrimaryCtxRetain(1)
+    api.cuCtxPushCurrent(own)
+    try:
+        event = driver.record(0, 0)
+        driver.wait(event)
+        driver.forget(event)
+        driver.fill(mapped, 16, 1)
+        driver.free_managed(driver.managed(4096))
+        with pytest.raises(DriverError):
+            driver.fill(WHERE, 16, 1)
+        with pytest.raises(DriverError):
+            driver.unregister(WHERE)
+        driver.synchronize(0)
+        assert cuda_double.depth() == 1
+        _, now = api.cuCtxGetDevice()
+        assert int(now) == 1
+    finally:
+        api.cuCtxPopCurrent()
+        api.cuDevicePrimaryCtxRelease(1)
+
+
+def test_contexts_go_with_the_driver(cuda_double: CudaDouble) -> None:
+    driver = CudaDriver()
+    driver.free_memory(0)
+    driver.close()
+    driver.close()
+    assert cuda_double.contexts(0) == 0
+    driver.free_memory(0)
+    assert cuda_double.contexts(0) == 1
+    del driver
+    assert cuda_double.contexts(0) == 0
+
+
+def test_a_context_that_cannot_be_made_is_told_and_tried_again(
+    cuda_double: CudaDouble, driver: CudaDriver
+) -> None:
+    cuda_double.refuse("cuDevicePrimaryCtxRetain", 2)
+    with refused(Meaning.OUT_OF_MEMORY, "cuDevicePrimaryCtxRetain", 2):
+        driver.free_memory(0)
+    assert driver.free_memory(0) == 1 << 30
+
+
+def test_two_drivers_are_one(cuda_double: CudaDouble, driver: CudaDriver, mapped: int) -> None:
+    other = CudaDriver()
+    other.fill(mapped, 8, 7)
+    other.close()
+    assert contents(driver, mapped, 8) == b"\7" * 8
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "meaning"),
+    [
+        (1, "CUDA_ERROR_INVALID_VALUE", Meaning.INVALID),
+        (2, "CUDA_ERROR_OUT_OF_MEMORY", Meaning.OUT_OF_MEMORY),
+        (3, "CUDA_ERROR_NOT_INITIALIZED", Meaning.GONE),
+        (4, "CUDA_ERROR_DEINITIALIZED", Meaning.GONE),
+        (101, "CUDA_ERROR_INVALID_DEVICE", Meaning.INVALID),
+        (700, "CUDA_ERROR_ILLEGAL_ADDRESS", Meaning.GONE),
+        (719, "CUDA_ERROR_LAUNCH_FAILED", Meaning.GONE),
+        (800, "CUDA_ERROR_NOT_PERMITTED", Meaning.UNSUPPORTED),
+        (801, "CUDA_ERROR_NOT_SUPPORTED", Meaning.UNSUPPORTED),
+        (999, "CUDA_ERROR_UNKNOWN", Meaning.OTHER),
+        (54321, "an error that cuda.bindings does not know", Meaning.OTHER),
+    ],
+)
+def test_an_error_says_which_call_was_answered_what(
+    cuda_double: CudaDouble, driver: CudaDriver, code: int, name: str, meaning: Meaning
+) -> None:
+    cuda_double.refuse("cuMemAddressReserve", code)
+    with refused(meaning, "cuMemAddressReserve", code) as found:
+        driver.reserve(PAGE, 0, 0)
+    assert found.value.name == name
+    assert f"cuMemAddressReserve answered {name} ({code})" in str(found.value)
+    assert not cuda_double.holds()
+
+
+def test_what_is_half_done_is_undone(cuda_double: CudaDouble, driver: CudaDriver) -> None:
+    memory = ctypes.create_string_buffer(8192)
+    cuda_double.refuse("cuMemHostGetDevicePointer", 801)
+    with refused(Meaning.UNSUPPORTED, "cuMemHostGetDevicePointer", 801):
+        driver.register(ctypes.addressof(memory), 8192)
+    cuda_double.refuse("cuEventRecord", 400)
+    with refused(Meaning.INVALID, "cuEventRecord", 400):
+        driver.record(0, 0)
+    assert not cuda_double.holds()
+
+
+# ---- places ----
+
+
+def test_memory_of_the_host_is_for_the_host_and_the_devices_alike(driver: CudaDriver) -> None:
+    address, handle = driver.reserve(PAGE, 0, 0), driver.create(PAGE, NODE, shareable=True)
+    driver.map(address, PAGE, handle)
+    driver.allow(address, PAGE, [NODE, FIRST, SECOND], "rw")
+    ctypes.memset(address, 0x5A, PAGE)
+    assert contents(driver, address + PAGE - 1, 1) == b"\x5a"
+    driver.fill(address, PAGE, 3)
+    assert ctypes.string_at(address, 4) == b"\3\3\3\3"
+
+
+def test_the_host_is_named_as_the_memory_was(driver: CudaDriver) -> None:
+    """CUDA: "Users cannot specify HOST_NUMA accessibility for allocations created on with other
+    location types"."""
+    address = driver.reserve(2 * PAGE, 0, 0)
+    for place, where, other in ((address, NODE, HOST), (address + PAGE, HOST, NODE)):
+        handle = driver.create(PAGE, where, shareable=False)
+        driver.map(place, PAGE, handle)
+        driver.allow(place, PAGE, [where], "rw")
+        with refused(Meaning.INVALID, "cuMemSetAccess", 1):
+            driver.allow(place, PAGE, [other], "rw")
+
+
+def test_memory_of_a_device_is_not_for_the_host(cuda_double: CudaDouble, driver: CudaDriver, mapped: int) -> None:
+    with refused(Meaning.INVALID, "cuMemSetAccess", 1):
+        driver.allow(mapped, 2 * PAGE, [SECOND, NODE], "rw")
+    assert cuda_double.allowed(SECOND, mapped) == "none"  # all, or none
+
+
+def test_memory_of_no_node_in_particular_is_not_shared(driver: CudaDriver) -> None:
+    with refused(Meaning.INVALID, "cuMemCreate", 1):
+        driver.create(PAGE, HOST, shareable=True)
+
+
+def test_without_descriptors_nothing_is_shared(cuda_double: CudaDouble, driver: CudaDriver) -> None:
+    cuda_double.set(0, shares_by_descriptor=False)
+    with refused(Meaning.UNSUPPORTED, "cuMemCreate", 801):
+        driver.create(PAGE, FIRST, shareable=True)
+    handle = driver.create(PAGE, FIRST, shareable=False)
+    with refused(Meaning.INVALID, "cuMemExportToShareableHandle", 1):
+        driver.export(handle)
+
+
+def test_what_is_registered_may_be_elsewhere_on_devices(cuda_double: CudaDouble, driver: CudaDriver) -> None:
+    cuda_double.set(1, registered_at_host_address=False)
+    memory = ctypes.create_string_buffer(8192)
+    here = ctypes.addressof(memory)
+    there = driver.register(here, 8192)
+    assert there != here
+    driver.fill(there, 8192, 0x42)
+    assert memory.raw == b"\x42" * 8192
+    driver.unregister(here)
+
+
+def test_registered_twice(driver: CudaDriver) -> None:
+    memory = ctypes.create_string_buffer(8192)
+    here = ctypes.addressof(memory)
+    assert driver.register(here, 8192) == here
+    with refused(Meaning.INVALID, "cuMemHostRegister", 712):
+        driver.register(here + 4096, 16)
+    driver.unregister(here)
+    with refused(Meaning.INVALID, "cuMemHostUnregister", 713):
+        driver.unregister(here)
+
+
+# ---- order ----
+
+
+def test_the_default_stream_is_done_when_fill_and_copy_return(
+    cuda_double: CudaDouble, driver: CudaDriver, mapped: int
+) -> None:
+    """cuMemcpy between devices, and cuMemset, return before: so they are waited for."""
+    before = cuda_double.calls("cuStreamSynchronize")
+    driver.fill(mapped, 32, 1)
+    driver.copy(mapped + 16, mapped, 16)
+    assert cuda_double.calls("cuStreamSynchronize") == before + 2
+
+
+def test_an_event_passes_behind_what_its_stream_had_to_do(
+    cuda_double: CudaDouble, driver: CudaDriver, mapped: int
+) -> None:
+    cuda_double.fill(7, mapped, 4, 1)
+    event = driver.record(7, 0)
+    cuda_double.fill(7, mapped, 4, 2)
+    assert not driver.passed(event)
+    assert cuda_double.run(7, 1) == 1
+    assert not driver.passed(event)
+    driver.wait(event)
+    assert driver.passed(event)
+    assert contents(driver, mapped, 4) == b"\1" * 4
+    driver.synchronize(0)
+    assert contents(driver, mapped, 4) == b"\2" * 4
+    driver.forget(event)
+    with refused(Meaning.INVALID, "cuEventQuery", 1):
+        driver.passed(event)
+
+
+def test_synchronize_waits_for_one_device(cuda_double: CudaDouble, driver: CudaDriver, mapped: int) -> None:
+    cuda_double.fill(7, mapped, 4, 9, device=1)
+    driver.free_memory(0)
+    driver.synchronize(0)
+    assert cuda_double.count("works") == 1
+    driver.free_memory(1)
+    driver.synchronize(1)
+    assert cuda_double.count("works") == 0
+
+
+def test_work_that_meets_no_memory_is_a_fault_of_the_device(cuda_double: CudaDouble, driver: CudaDriver) -> None:
+    address, handle = driver.reserve(PAGE, 0, 0), driver.create(PAGE, FIRST, shareable=False)
+    driver.map(address, PAGE, handle)
+    driver.allow(address, PAGE, [FIRST], "rw")
+    cuda_double.fill(7, address, PAGE, 9)
+    driver.free_memory(0)
+    driver.unmap(address, PAGE)  # which does not wait
+    with refused(Meaning.GONE, "cuCtxSynchronize", 700):
+        driver.synchronize(0)
+    assert cuda_double.count("faults") == 1
+
+
+# ---- threads, forks, other processes ----
+
+
+def test_a_slow_call_holds_up_nobody_else(cuda_double: CudaDouble, driver: CudaDriver) -> None:
+    made: list[int] = []
+    with cuda_double.slow("cuMemCreate") as gate:
+        slow = threading.Thread(target=lambda: made.append(driver.create(PAGE, FIRST, shareable=False)))
+        slow.start()
+        gate.wait()
+        driver.free(driver.reserve(PAGE, 0, 0), PAGE)
+        driver.free_memory(0)
+        assert not made
+    slow.join()
+    driver.release(made[0])
+    assert not cuda_double.holds()
+
+
+def test_threads_have_contexts_of_their_own(cuda_double: CudaDouble, driver: CudaDriver, mapped: int) -> None:
+    start, wrong = threading.Barrier(4), []
+
+    def work(number: int) -> None:
+        start.wait()
+        for _ in range(50):
+            driver.fill(mapped + 4096 * number, 64, number)
+            driver.free_memory(number % 2)
+            if contents(driver, mapped + 4096 * number, 64) != bytes([number]) * 64 or cuda_double.depth():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert not wrong
+    assert [cuda_double.contexts(0), cuda_double.contexts(1)] == [1, 1]
+
+
+def test_a_forked_child_is_told_instead_of_hanging(cuda_library: CudaDouble) -> None:
+    """In a process of its own: pytest's has threads."""
+    program = """
+import os, sys
+from doubles import CudaDouble
+double = CudaDouble(sys.argv[1])
+double.reset()
+from stead.devices.cuda import CudaDriver
+from stead.devices.driver import Location
+from stead.errors import Unsupported
+driver = CudaDriver()
+driver.free_memory(0)
+address = driver.reserve(2 << 20, 0, 0)
+child = os.fork()
+if not child:
+    told = 0
+    for attempt in (CudaDriver, lambda: driver.free(address, 2 << 20), lambda: driver.free_memory(0)):
+        try:
+            attempt()
+        except Unsupported as error:
+            told += "CUDA does not survive fork" in str(error)
+    driver.close()
+    os._exit(told)
+_, status = os.waitpid(child, 0)
+driver.free(address, 2 << 20)
+driver.close()
+print(os.waitstatus_to_exitcode(status), double.holds(), double.contexts(0))
+"""
+    assert run_alone(program, str(cuda_library.path)) == "3 {} 0\n"
+
+
+IMPORTER = """
+import os, socket, sys
+from doubles import CudaDouble
+CudaDouble(sys.argv[1]).reset()
+from stead.devices.cuda import CudaDriver
+from stead.devices.driver import Location
+driver, where, size = CudaDriver(), Location("device", 0), 2 << 20
+pipe = socket.socket(fileno=int(sys.argv[2]))
+_, (fd,), _, _ = socket.recv_fds(pipe, 1, 1)
+address = driver.reserve(size, 0, 0x480000000000)
+assert address == 0x480000000000
+handle = driver.adopt(fd, size, where)
+os.close(fd)
+driver.map(address, size, handle)
+driver.release(handle)
+driver.allow(address, size, [where], "rw")
+driver.fill(address, 4, 0x77)
+pipe.send(b"!")
+pipe.recv(1)  # until it is killed
+"""
+
+
+def test_memory_goes_to_another_process_at_the_same_address(cuda_double: CudaDouble, driver: CudaDriver) -> None:
+    address = driver.reserve(PAGE, 0, WHERE)
+    assert address == WHERE
+    handle = driver.create(PAGE, FIRST, shareable=True)
+    driver.map(address, PAGE, handle)
+    driver.allow(address, PAGE, [FIRST], "rw")
+    fd = driver.export(handle)
+    assert not os.get_inheritable(fd)
+    ours, theirs = socket.socketpair()
+    other = subprocess.Popen(
+        [sys.executable, "-c", IMPORTER, str(cuda_double.path), str(theirs.fileno())],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        pass_fds=[theirs.fileno()],
+    )
+    theirs.close()
+    socket.send_fds(ours, [b"!"], [fd])
+    os.close(fd)
+    assert ours.recv(1) == b"!"
+    assert contents(driver, address, 4) == b"\x77" * 4
+    other.kill()
+    other.wait()
+    ours.close()
+    driver.unmap(address, PAGE)
+    driver.release(handle)
+    driver.free(address, PAGE)
+    assert not cuda_double.holds()
+    assert cuda_double.bytes(FIRST) == 0
+
+
+def test_what_is_no_devices_memory_is_not_adopted(driver: CudaDriver) -> None:
+    fd = os.memfd_create("something else")
+    os.ftruncate(fd, PAGE)
+    try:
+        with refused(Meaning.INVALID, "cuMemImportFromShareableHandle", 1):
+            driver.adopt(fd, PAGE, FIRST)
+    finally:
+        os.close(fd)
