@@ -96,3 +96,33 @@ def cuda_double(cuda_library: doubles.CudaDouble) -> Iterator[doubles.CudaDouble
     yield cuda_library
     gc.collect()
     cuda_library.reset(devices=0)
+
+
+@pytest.fixture(scope="session")
+def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.HipDouble:
+    need("cc")
+    return doubles.HipDouble(doubles.build(doubles.HIP, tmp_path_factory.mktemp("hip")))
+
+
+@pytest.fixture
+def hip_double(_hip_library: doubles.HipDouble) -> Iterator[doubles.HipDouble]:
+    """The HIP runtime's double, as new: as `cuda_double`. HipDriver takes its path."""
+    _hip_library.reset()
+    yield _hip_library
+    gc.collect()
+    _hip_library.reset(devices=0)
+
+
+@pytest.fixture(scope="session")
+def _level_zero_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.LevelZeroDouble:
+    need("cc")
+    return doubles.LevelZeroDouble(doubles.build(doubles.LEVEL_ZERO, tmp_path_factory.mktemp("level_zero")))
+
+
+@pytest.fixture
+def level_zero_double(_level_zero_library: doubles.LevelZeroDouble) -> Iterator[doubles.LevelZeroDouble]:
+    """The Level Zero loader's double, as new: as `cuda_double`. LevelZeroDriver takes its path."""
+    _level_zero_library.reset()
+    yield _level_zero_library
+    gc.collect()
+    _level_zero_library.reset(devices=0)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from weakref import ref
 
-    from stead.ranges import Range
+    from stead.ranges import Range, RangeSet
 
 
 class Held(Protocol):
@@ -23,6 +23,10 @@ class Held(Protocol):
     @property
     def outer(self) -> Range:
         """The range with its guards."""
+
+    @property
+    def committed(self) -> RangeSet:
+        """What has memory behind it."""
 
     @property
     def released(self) -> bool: ...

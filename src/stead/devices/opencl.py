@@ -1,0 +1,276 @@
+"""OpenCL: kernels that use the memory of this process at its own addresses, and what their device asks of a place.
+
+Needs pyopencl (``pip install 'stead[opencl]'``), which is imported when something here is called. An OpenCL
+device that shares *system* memory (CL_DEVICE_SVM_FINE_GRAIN_SYSTEM) reads and writes whatever the process can: an
+arena, a heap, a reservation, and what the raw pointers in them point to. Queues, programs and kernels are
+pyopencl's own.
+
+Some devices do it and do not say so, PoCL's processors before 4.0 among them. A device of type CPU that works in
+the host's memory is therefore tried: see :func:`_try`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from functools import lru_cache, reduce
+from importlib import import_module
+from operator import and_
+from typing import TYPE_CHECKING, SupportsIndex
+
+from stead import _native, ledger
+from stead.devices.constraints import EVERYWHERE, DeviceConstraints, bits
+from stead.errors import Unsupported
+from stead.ranges import Range
+from stead.sizes import parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+    from typing import Any, Literal
+
+    import pyopencl
+    from typing_extensions import Buffer
+
+_KERNEL_EXEC_INFO_SVM_FINE_GRAIN_SYSTEM = 0x11B7  # CL/cl.h
+
+_CAPABILITIES = {
+    "COARSE_GRAIN_BUFFER": "coarse-grained buffers",
+    "FINE_GRAIN_BUFFER": "fine-grained buffers",
+    "FINE_GRAIN_SYSTEM": "system memory",
+    "ATOMICS": "atomics",
+}
+
+
+class Sharing:
+    """The memory of this process, for kernels of ``target``: a pyopencl Device, or a Context, for all its devices.
+
+    ``evidence``: "declared" where the devices say that they share system memory; "tried" where one does not say
+    so and was seen to. With ``declared=True`` only what is said counts.
+
+    Raises Unsupported that says what the device has instead, or that pyopencl is missing; TypeError.
+    """
+
+    evidence: Literal["declared", "tried"]
+
+    def __init__(self, target: pyopencl.Device | pyopencl.Context, *, declared: bool = False) -> None:
+        cl = _pyopencl()
+        if isinstance(target, cl.Device):
+            self.devices: tuple[pyopencl.Device, ...] = (target,)
+        elif isinstance(target, cl.Context):
+            self.devices = tuple(target.devices)
+        else:
+            raise TypeError(f"target is {target!r}, must be a pyopencl Device or Context")
+        self.evidence = "declared"
+        for each in self.devices:
+            if "FINE_GRAIN_SYSTEM" in capabilities(each):
+                continue
+            why_not = "only what it says was to count" if declared else _try(each)
+            if why_not:
+                raise Unsupported(
+                    f"sharing the addresses of this process with {each.name}",
+                    "a device that shares system memory (CL_DEVICE_SVM_FINE_GRAIN_SYSTEM)",
+                    f"{_listed(each)} ({why_not})",
+                )
+            self.evidence = "tried"
+        self.constraints = reduce(and_, map(constraints_of, self.devices))
+
+    def argument(self, memory: Buffer | SupportsIndex) -> pyopencl.SVM[Any]:
+        """``memory`` as the argument of a kernel, which gets its address: a Block of an arena or a heap, an
+        array, a view of a reservation, any other contiguous buffer; or an address in committed memory of a
+        reservation, such as ``Arena.allocate`` gives.
+
+        It keeps the memory from being freed as a memoryview does, but pyopencl lets go of it when the kernel is
+        given to a queue: like any buffer of the host, memory must be there until the kernel has run.
+
+        Raises Unsupported where the device does not reach the address, ValueError, TypeError.
+        """
+        import numpy
+
+        # An array of one number can be taken for that number.
+        address = isinstance(memory, SupportsIndex) and not isinstance(memory, numpy.ndarray)
+        found = _pyopencl().SVM(_at(memory) if address else _checked(memory))
+        where = Range.sized(found.svm_ptr, max(found.size or 0, 1))
+        if not self.constraints.window.contains(where):
+            raise Unsupported(
+                f"an argument at {where}",
+                f"addresses that {self.constraints.name!r} reaches",
+                self.constraints.reach,
+            )
+        return found
+
+    def announce(self, kernel: pyopencl.Kernel) -> pyopencl.Kernel:
+        """Say that ``kernel`` follows pointers to memory that is not among its arguments, and return it. Where a
+        device does not say that it shares system memory, there is nobody to say it to.
+
+        Raises AddressSpaceError where the driver refuses."""
+        if self.evidence == "declared":
+            _announce(kernel)
+        return kernel
+
+    def __repr__(self) -> str:
+        return f"<Sharing with {', '.join(each.name for each in self.devices)}, {self.evidence}>"
+
+
+def devices() -> tuple[pyopencl.Device, ...]:
+    """Every device of every platform, in the order of "opencl:N". Raises Unsupported."""
+    cl = _pyopencl()
+    try:
+        platforms = cl.get_platforms()
+    except cl.Error as error:
+        raise _none(str(error)) from None
+    return tuple(each for platform in platforms for each in _devices(cl, platform))
+
+
+def device(number: int) -> pyopencl.Device:
+    """Number ``number`` of :func:`devices`. Raises ValueError where there are not so many, Unsupported."""
+    there = devices()
+    if not there:
+        raise _none("drivers without a device")
+    if not 0 <= number < len(there):
+        names = ", ".join(f"opencl:{i} ({each.name.strip()})" for i, each in enumerate(there))
+        raise ValueError(f"device is 'opencl:{number}', must be one of {names}")
+    return there[number]
+
+
+def capabilities(device: pyopencl.Device) -> frozenset[str]:
+    """How it says that it shares memory, by the names of CL_DEVICE_SVM_…"""
+    cl = _pyopencl()
+    try:
+        has = int(device.svm_capabilities)
+    except cl.Error:  # OpenCL 1
+        return frozenset()
+    return frozenset(name for name in _CAPABILITIES if has & getattr(cl.device_svm_capabilities, name))
+
+
+def constraints_of(device: pyopencl.Device) -> DeviceConstraints:
+    """What ``device`` asks of a place: within its address width (CL_DEVICE_ADDRESS_BITS), aligned so that a
+    buffer can begin there (CL_DEVICE_MEM_BASE_ADDR_ALIGN)."""
+    wide = int(device.address_bits)
+    return DeviceConstraints(
+        device.name.strip() or "OpenCL device",
+        "OpenCL",
+        bits(wide) if wide < 64 else EVERYWHERE,
+        alignment=_power_of_two(int(device.mem_base_addr_align) // 8),
+        source=f"the OpenCL driver of {device.platform.name.strip()}",
+    )
+
+
+def _devices(cl: ModuleType, platform: pyopencl.Platform) -> Sequence[pyopencl.Device]:
+    try:
+        found: Sequence[pyopencl.Device] = platform.get_devices()
+    except cl.Error:  # CL_DEVICE_NOT_FOUND: a driver without its hardware
+        return ()
+    return found
+
+
+def _checked(memory: Any) -> Any:
+    try:
+        with memoryview(memory) as view:
+            wrong = "is read-only" if view.readonly else "" if view.contiguous else "is not contiguous"
+    except TypeError:
+        wrong = "is neither"
+    if wrong:
+        raise TypeError(f"memory is {memory!r}, must be a writable, contiguous buffer or an address: it {wrong}")
+    return memory
+
+
+def _at(address: Any) -> _native.Exporter:
+    """One byte at an address of ours; holds the reservation."""
+    if isinstance(address, bool):
+        raise TypeError(f"memory is {address!r}, must be a buffer or an address")
+    at = parse_address(address)
+    for held in ledger.within(Range.sized(at, 1)):
+        if at in held.committed:
+            return _native.Exporter(at, 1, False, held)
+    raise ValueError(f"memory is {at:#x}, where no reservation of this process has memory committed")
+
+
+def _power_of_two(size: int) -> int:
+    """The smallest that is not less."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def _listed(device: pyopencl.Device) -> str:
+    has = capabilities(device)
+    return ", ".join(text for name, text in _CAPABILITIES.items() if name in has) or "no shared memory at all"
+
+
+def _none(found: str) -> Unsupported:
+    return Unsupported("OpenCL", "a driver, such as that of `pip install 'pyopencl[pocl]'`", found)
+
+
+def _pyopencl() -> ModuleType:
+    try:
+        pyopencl = import_module("pyopencl")
+    except ImportError as error:
+        needs = "pyopencl (pip install 'stead[opencl]')"
+        raise Unsupported("OpenCL", needs, str(error)) from None
+    return pyopencl
+
+
+def _announce(kernel: pyopencl.Kernel) -> None:
+    """clSetKernelExecInfo, which pyopencl has no method for: looked up in the library that it has loaded."""
+    cl = _pyopencl()
+    call = ctypes.CDLL(cl._cl.__file__).clSetKernelExecInfo
+    call.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t, ctypes.c_void_p)
+    call.restype = ctypes.c_int32
+    yes = ctypes.c_uint32(1)
+    code = call(kernel.int_ptr, _KERNEL_EXEC_INFO_SVM_FINE_GRAIN_SYSTEM, 4, ctypes.byref(yes))
+    if code:
+        raise Unsupported(
+            "pointers to system memory in a kernel", "a driver that lets them be announced", str(code)
+        )
+
+
+# ---- does it, without saying so? ------------------------------------------------------------------
+
+_TRIAL = """
+__kernel void stead_where(__global ulong *buffer, __global ulong *said) { *said = (ulong)buffer; }
+__kernel void stead_follow(__global ulong *memory) {
+    __global ulong *other = (__global ulong *)memory[0];
+    memory[1] = (ulong)memory;
+    other[1] = other[0] + 1;
+}
+"""
+
+
+@lru_cache
+def _try(device: pyopencl.Device) -> str:
+    """Whether ``device`` uses the process's addresses though it does not say so: "" if it does, or why not.
+
+    First a buffer in the host's memory, by the standard: a kernel says where it sees it. Only a device that sees
+    it at the host's own address, and so computes in this address space, is then given raw pointers to ordinary
+    memory, as an argument and inside it.
+    """
+    cl = _pyopencl()
+    if not device.type & cl.device_type.CPU:
+        return "it is not tried, being no CPU"
+    if not device.host_unified_memory or "FINE_GRAIN_BUFFER" not in capabilities(device):
+        return "it is not tried, having memory of its own"
+    memory, other, said = (mmap.mmap(-1, mmap.PAGESIZE) for _ in range(3))
+    here, there, heard = (memoryview(each).cast("Q") for each in (memory, other, said))
+    start, start_of_other = (ctypes.addressof(ctypes.c_char.from_buffer(each)) for each in (memory, other))
+    try:
+        context = cl.Context([device])
+        queue = cl.CommandQueue(context)
+        program = cl.Program(context, _TRIAL).build()
+        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR
+        buffer, answer = (cl.Buffer(context, flags, hostbuf=each) for each in (memory, said))
+        program.stead_where(queue, (1,), (1,), buffer, answer)
+        cl.enqueue_copy(queue, said, answer)
+        queue.finish()
+        del buffer, answer
+        if heard[0] != start:
+            return f"a buffer at {start:#x} is at {heard[0]:#x} for it"
+        here[0], there[0] = start_of_other, 41
+        program.stead_follow(queue, (1,), (1,), cl.SVM(memory))
+        queue.finish()
+        if (here[1], there[1]) != (start, 42):
+            return "what a kernel wrote by a raw pointer did not arrive"
+    except cl.Error as error:
+        return f"a trial was refused: {error}"
+    finally:
+        for view in (here, there, heard):
+            view.release()
+    return ""
