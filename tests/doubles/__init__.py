@@ -42,7 +42,7 @@ class Face(NamedTuple):
     pieces: tuple[str, ...]
 
 
-CUDA = Face("libcuda.so.1", ("cuda.c", "cuda_memory.c", "cuda_order.c"))
+CUDA = Face("libcuda.so.1", ("cuda.c", "cuda_memory.c", "cuda_order.c", "cuda_kernel.c"))
 HIP = Face("libamdhip64.so.7", ("hip.c", "hip_memory.c"))
 LEVEL_ZERO = Face("libze_loader.so.1", ("level_zero.c", "level_zero_memory.c", "level_zero_order.c"))
 
@@ -188,6 +188,10 @@ class CudaDouble(Double):
     def set_version(self, number: int) -> None:
         """What cuDriverGetVersion says: 12080 is CUDA 12.8."""
         self.library.double_set_version(number)
+
+    def set_kernels(self, known: bool) -> None:
+        """Whether a device runs the one kernel of stead.devices.adding; none, as long as nobody says so."""
+        self.library.double_set_kernels(known)
 
     def contexts(self, device: int = 0) -> int:
         """How often the primary context of the device is retained."""

@@ -1,8 +1,8 @@
 /* cuda.c - the driver API of CUDA over memory.h, as libcuda.so.1: the part of it that stead and its probe call.
  *
  * Structures and numbers are those of cuda.h 12 and 13 (docs.nvidia.com/cuda/cuda-driver-api). Calls on memory need
- * cuInit alone; copies, registrations, streams and events need a current context, as there. There are no kernels,
- * and no memory pools: NOT_SUPPORTED.
+ * cuInit alone; copies, registrations, streams and events need a current context, as there. There are no
+ * memory pools, and no kernels but one, where a test asks for it (cuda_kernel.c): NOT_SUPPORTED.
  */
 #define _GNU_SOURCE
 #include "cuda.h"
@@ -41,6 +41,7 @@ static void reset(void)
 {
     initialised = depth = 0;
     version = 12080;
+    double_set_kernels(0);
     for (int each = 0; each < DOUBLE_DEVICES; each++)
         primaries[each] = (context){NULL, each, 1, 0};
 }
@@ -132,6 +133,7 @@ int cuGetErrorName(int code, const char **name)
     NAMED(NO_DEVICE);
     NAMED(INVALID_DEVICE);
     NAMED(INVALID_CONTEXT);
+    NAMED(INVALID_PTX);
     NAMED(INVALID_HANDLE);
     NAMED(NOT_FOUND);
     NAMED(NOT_READY);

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from stead.backing import ANONYMOUS
 from stead.devices.adding import NO_KERNELS, add_on_device
 from stead.devices.driver import DriverError, Location
 from stead.errors import AddressSpaceError, Occupied
@@ -108,7 +110,7 @@ def largest(driver: CudaDriver, device: int) -> Answer:
         else:
             fits = size
     return {
-        "done": "reserved without a hint, and halved what is between the largest that fits and the least that is not",
+        "done": "reserved without a hint, and halved what is between what fits and what is refused",
         "answer": f"{format_size(fits)}; {format_size(fails)} is refused",
         "refusal": refusal,
         "bytes": fits,
@@ -124,9 +126,7 @@ def granularity(driver: CudaDriver, device: int) -> Answer:
     }
     found: Answer = {"done": "cuMemGetAllocationGranularity for each place, the least and the recommended"}
     for name, place in places.items():
-        found[name] = _or_refusal(
-            lambda place=place: [driver.granularity(place), driver.granularity(place, recommended=True)]
-        )
+        found[name] = _or_refusal(partial(_granularities, driver, place))
     return found | {"answer": found["the device"]}
 
 
@@ -268,8 +268,8 @@ def host_located(driver: CudaDriver, device: int) -> Answer:
         driver.free(address, unit)
     both = filled == 0x07070707 and seen == (40 if reached == NO_KERNELS else 42)
     return {
-        "done": f"created it on NUMA node 0, mapped it at {address:#x} for the host and the device, wrote 40 there "
-        "on the host, had a kernel add 2, and filled the next word through the driver",
+        "done": f"created it on NUMA node 0, mapped it at {address:#x} for both, wrote 40 there on the host, "
+        " had a kernel add 2, and filled the next word through the driver",
         "answer": "yes" if both else "no",
         "the kernel": reached,
         "the host sees": [seen, hex(filled)],
@@ -313,6 +313,10 @@ def _unit(driver: CudaDriver, device: int) -> int:
     return driver.granularity(Location("device", device))
 
 
+def _granularities(driver: CudaDriver, place: Location) -> list[int]:
+    return [driver.granularity(place), driver.granularity(place, recommended=True)]
+
+
 def _draw(window: Range, size: int, unit: int) -> int:
     return random.randrange(-(-window.start // unit), (window.stop - size) // unit) * unit
 
@@ -333,8 +337,6 @@ def _free_place(size: int, unit: int) -> Range:
 
 def _arena(size: int) -> tuple[Range, Callable[[], None]]:
     """Ordinary memory in the default window, written to, as an arena's is; and what gives it back."""
-    from stead.backing import ANONYMOUS
-
     space, place = this_process(), _free_place(size, 2 * _MIB)
     space.reserve_at(place)
     space.commit(place, space.secure(ANONYMOUS, size, True), "rw")

@@ -82,10 +82,11 @@ def _asked(name: str, device: int, left: float) -> dict[str, Any]:
     if found.returncode < 0:
         return question | {"answer": None, "why": f"the process died of {signal.Signals(-found.returncode).name}"}
     try:
-        return question | json.loads(found.stdout)
+        answer: dict[str, Any] = json.loads(found.stdout)
     except ValueError:
         said = found.stderr.strip().splitlines()
         return question | {"answer": None, "why": said[-1] if said else f"exit {found.returncode}, without a word"}
+    return question | answer
 
 
 def _ask(name: str, device: int) -> int:
