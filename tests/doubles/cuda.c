@@ -14,6 +14,7 @@
 
 #define DEEPEST 64
 static int initialised, version = 12080;
+static int first_device; /* of the host's, as CUDA_VISIBLE_DEVICES may have it */
 static context primaries[DOUBLE_DEVICES];
 static _Thread_local context *stack[DEEPEST];
 static _Thread_local int depth;
@@ -39,7 +40,7 @@ int double_depth(void)
 
 static void reset(void)
 {
-    initialised = depth = 0;
+    initialised = depth = first_device = 0;
     version = 12080;
     double_set_kernels(0);
     for (int each = 0; each < DOUBLE_DEVICES; each++)
@@ -181,13 +182,18 @@ int cuDeviceGetName(char *name, int length, CUdevice device)
     return SUCCESS;
 }
 
+void double_set_first_device(int first)
+{
+    first_device = first;
+}
+
 int cuDeviceGetUuid_v2(unsigned char uuid[16], CUdevice device)
 {
     ENTER("cuDeviceGetUuid");
     if (!double_known(device))
         return INVALID_DEVICE;
     for (int each = 0; each < 16; each++)
-        uuid[each] = (unsigned char)(0x10 * device + each);
+        uuid[each] = (unsigned char)(0x10 * (first_device + device) + each);
     return SUCCESS;
 }
 

@@ -14,7 +14,7 @@ from stead.errors import RollbackFailed, Unsupported
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from doubles import LevelZeroDouble
+    from doubles.level_zero import LevelZeroDouble
 
 GRANULE = 2 << 20
 FIRST, SECOND, HOST = Location("device", 0), Location("device", 1), Location("host")

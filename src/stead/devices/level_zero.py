@@ -44,8 +44,9 @@ class LevelZeroDriver:
     def __init__(self, library: str | None = None) -> None:
         there = library or already_loaded("libze_loader.so")
         meanings = {code: meaning for code, (_, meaning) in ze.RESULTS.items()}
+        loader = opened("Level Zero", "its loader (libze_loader.so.1)", [there or "libze_loader.so.1"])
         self._ze = DriverLibrary(
-            "Level Zero", opened("Level Zero", [there or "libze_loader.so.1"]), ze.FUNCTIONS, ze.NEWER, meanings,
+            "Level Zero", loader, ze.FUNCTIONS, ze.NEWER, meanings,
             lambda code: f"ZE_RESULT_{ze.RESULTS[code][0]}" if code in ze.RESULTS else f"{code:#x}",
         )  # fmt: skip
         self._mapping = Lock()  # whose holder maps, unmaps, allows

@@ -31,8 +31,8 @@ def already_loaded(stem: str) -> str | None:
     return None
 
 
-def opened(driver: str, names: Sequence[str]) -> ctypes.CDLL:
-    """The first of ``names`` that can be loaded. Raises Unsupported."""
+def opened(driver: str, needs: str, names: Sequence[str]) -> ctypes.CDLL:
+    """The first of ``names`` that can be loaded; otherwise raises Unsupported, since ``driver`` ``needs`` it."""
     refusals = []
     for name in names:
         try:

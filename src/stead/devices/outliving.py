@@ -1,6 +1,5 @@
 """What is mapped through Level Zero, which does not look after that itself: memory whose handle is destroyed is
-gone from under its mappings, an unmapping is of the one that begins there, and access is of all devices at
-once."""
+gone from under its mappings, an unmapping is of the one that begins there, and access is of all devices."""
 
 from __future__ import annotations
 
