@@ -55,7 +55,7 @@ def test_hints_that_are_followed_are_counted(double: CudaDouble) -> None:
     assert len(in_the_window) == 4
     for each in in_the_window:
         assert each["exactly there"] == 0
-        assert len(each["elsewhere"]) == 3
+        assert each["elsewhere"] >= len(each["such as"]) > 0
     exact, _, tried = found["answer"].partition(" of ")
     assert 0 < int(exact) < int(tried.split()[0])
 
