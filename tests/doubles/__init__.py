@@ -150,7 +150,8 @@ class Double:
     # ---- what it holds ----
 
     def count(self, what: str) -> int:
-        """Reservations, handles, memories, mappings, registered, managed, events, works that are held, faults."""
+        """Reservations, handles, memories, mappings, registered, managed, events, works held by streams,
+        faults."""
         found = int(self.library.double_count(what.encode()))
         if found < 0:
             raise ValueError(f"what is {what!r}, which a double does not count")

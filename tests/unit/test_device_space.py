@@ -180,7 +180,7 @@ def test_memory_of_a_device_is_read_written_and_accessible_to_those_named(
     assert cuda_double.allowed(Location("device", 1), held.address + PAGE) == "r"
     readonly = held.view(PAGE, 10)
     with pytest.raises(ValueError, match="read-only"):
-        readonly.write(b"no")  # type: ignore[attr-defined]
+        readonly.write(b"no")
 
 
 def test_what_a_view_gives_to_others(held: stead.Reservation) -> None:

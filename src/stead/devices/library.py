@@ -39,9 +39,7 @@ def opened(driver: str, needs: str, names: Sequence[str]) -> ctypes.CDLL:
             return ctypes.CDLL(name)
         except OSError as error:
             refusals.append(str(error))
-    raise Unsupported(
-        driver, f"its library ({names[0]})", refusals[0] if len(refusals) == 1 else "none of it here"
-    )
+    raise Unsupported(driver, needs, f"none that can be loaded ({refusals[0]})")
 
 
 class DriverLibrary:
