@@ -387,6 +387,7 @@ def test_what_is_no_devices_memory_is_not_adopted(driver: Driver, double: Double
     before = sorted(os.listdir("/proc/self/fd"))
     with socket.socket() as other:
         refused(Meaning.INVALID, driver.adopt, other.fileno(), GRANULE, FIRST)
+    refused(Meaning.INVALID, driver.adopt, 987654, GRANULE, FIRST)  # no descriptor at all
     assert sorted(os.listdir("/proc/self/fd")) == before
     assert double.holds() == {}
 

@@ -9,6 +9,7 @@ import pytest
 
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.devices.level_zero import LevelZeroDriver
+from stead.devices.outliving import Mappings
 from stead.errors import RollbackFailed, Unsupported
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ GRANULE = 2 << 20
 FIRST, SECOND, HOST = Location("device", 0), Location("device", 1), Location("host")
 BOTH = (FIRST, SECOND)
 WHERE = 0x480000000000
-UNKNOWN, OUT_OF_DEVICE_MEMORY = 0x7FFFFFFE, 0x70000003
+UNKNOWN, OUT_OF_DEVICE_MEMORY, DEVICE_LOST = 0x7FFFFFFE, 0x70000003, 0x70000001
 
 
 @pytest.fixture
@@ -157,15 +158,53 @@ def test_an_unmapping_that_is_refused_in_the_middle_changes_nothing(
 def test_what_could_not_be_mapped_again_is_told(
     level_zero_double: LevelZeroDouble, driver: LevelZeroDriver
 ) -> None:
-    address = driver.reserve(2 * GRANULE, 0, 0)
-    handles = [driver.create(GRANULE, FIRST, shareable=False) for _ in range(2)]
-    for number, handle in enumerate(handles):
+    address = driver.reserve(3 * GRANULE, 0, 0)
+    for number in range(3):
+        handle = driver.create(GRANULE, FIRST, shareable=False)
         driver.map(address + number * GRANULE, GRANULE, handle)
-    level_zero_double.refuse("zeVirtualMemUnmap", UNKNOWN, nth=2)
+        driver.release(handle)
+    level_zero_double.refuse("zeVirtualMemUnmap", UNKNOWN, nth=3)
     level_zero_double.refuse("zeVirtualMemMap", OUT_OF_DEVICE_MEMORY)
-    with pytest.raises(RollbackFailed, match="is not mapped any more") as caught:
-        driver.unmap(address, 2 * GRANULE)
+    with pytest.raises(RollbackFailed, match="not mapped any more") as caught:
+        driver.unmap(address, 3 * GRANULE)
     assert [tuple(each) for each in caught.value.leaked] == [(address, address + GRANULE)]
+    assert level_zero_double.bytes(FIRST) == 2 * GRANULE
+    driver.unmap(address + GRANULE, 2 * GRANULE)
+    driver.free(address, 3 * GRANULE)
+    assert level_zero_double.holds() == {}
+
+
+def test_what_is_unmapped_is_unmapped_though_its_memory_does_not_go(
+    level_zero_double: LevelZeroDouble, driver: LevelZeroDriver
+) -> None:
+    address, handle = driver.reserve(GRANULE, 0, 0), driver.create(GRANULE, FIRST, shareable=False)
+    driver.map(address, GRANULE, handle)
+    driver.release(handle)
+    level_zero_double.refuse("zePhysicalMemDestroy", DEVICE_LOST)
+    driver.unmap(address, GRANULE)
+    assert level_zero_double.count("mappings") == 0
+    driver.free(address, GRANULE)
+
+
+def test_a_handle_is_released_once(driver: LevelZeroDriver, three: int) -> None:
+    handle = driver.create(GRANULE, FIRST, shareable=False)
+    address = driver.reserve(GRANULE, 0, 0)
+    driver.map(address, GRANULE, handle)
+    driver.release(handle)
+    with pytest.raises(DriverError, match="released before"):
+        driver.release(handle)
+    driver.unmap(address, GRANULE)
+    driver.free(address, GRANULE)
+
+
+def test_a_handle_comes_again_with_other_memory() -> None:
+    """Drivers' handles are pointers, and memory is used again."""
+    mappings = Mappings()
+    mappings.add(GRANULE, GRANULE, 7)
+    assert not mappings.released(7)
+    assert mappings.unmapped([GRANULE]) == {7}
+    mappings.add(GRANULE, GRANULE, 7)
+    assert mappings.unmapped([GRANULE]) == set()
 
 
 # ---- one access for all ----

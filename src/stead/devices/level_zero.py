@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from ctypes import addressof, byref, c_size_t, c_ubyte, c_uint32, c_void_p
 from functools import cached_property
 from threading import Lock
@@ -18,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from stead.devices import ze
 from stead.devices.driver import DeviceFacts, DriverError, Location, Meaning
-from stead.devices.library import DriverLibrary, already_loaded, on_the_host, opened, reserved
+from stead.devices.library import (
+    DriverLibrary,
+    already_loaded,
+    duplicate,
+    on_the_host,
+    opened,
+    reserved,
+    same_file,
+)
 from stead.devices.outliving import Mappings
 from stead.errors import RollbackFailed, Unsupported
 from stead.ranges import Range
@@ -225,12 +234,12 @@ class LevelZeroDriver:
 
     def adopt(self, fd: int, size: int, location: Location) -> int:
         kind = self._sharing("zePhysicalMemCreate", location)
-        given = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        given = duplicate("zePhysicalMemCreate", fd)
         try:
             return self._physical(size, location, ze.ImportDescriptor(flags=kind, fd=given))
         finally:
             # The specification does not say whose the descriptor is afterwards.
-            if _same_file(fd, given):
+            if same_file(fd, given):
                 os.close(given)
 
     # ---- the one at the other ----
@@ -255,17 +264,26 @@ class LevelZeroDriver:
                 self._map_again(done, error)
                 raise
             for handle in self._mapped.unmapped([start for start, _ in inside]):
-                self._ze.call("zePhysicalMemDestroy", self._context, handle)
+                self._destroy_at_last(handle)
+
+    def _destroy_at_last(self, handle: int) -> None:
+        # It is unmapped all the same; a device that is lost gives its memory back with the process.
+        with suppress(DriverError):
+            self._ze.call("zePhysicalMemDestroy", self._context, handle)
 
     def _map_again(self, gone: list[tuple[int, Mapping]], cause: DriverError) -> None:
+        lost: list[tuple[int, DriverError]] = []
         for start, each in gone:
             try:
                 self._map(start, each.size, each.handle, each.access)
             except DriverError as error:
-                where = Range.sized(start, each.size)
-                raise RollbackFailed(
-                    f"{where} is not mapped any more ({error}), after: {cause}", [where]
-                ) from error
+                lost.append((start, error))
+        if lost:
+            where = [Range.sized(start, each.size) for start, each in gone if start in dict(lost)]
+            for handle in self._mapped.unmapped([start for start, _ in lost]):
+                self._destroy_at_last(handle)
+            text = f"{', '.join(map(str, where))}: not mapped any more ({lost[0][1]}), after: {cause}"
+            raise RollbackFailed(text, where) from cause
 
     def allow(self, address: int, size: int, who: Sequence[Location], access: DeviceAccess) -> None:
         call = "zeVirtualMemSetAccessAttribute"
@@ -392,10 +410,3 @@ class LevelZeroDriver:
 
     def wait(self, event: int) -> None:
         self._ze.call("zeEventHostSynchronize", event, ze.FOREVER)
-
-
-def _same_file(one: int, other: int) -> bool:
-    try:
-        return os.path.sameopenfile(one, other)
-    except OSError:
-        return False  # closed
