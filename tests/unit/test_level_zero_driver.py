@@ -207,6 +207,16 @@ def test_a_handle_comes_again_with_other_memory() -> None:
     assert mappings.unmapped([GRANULE]) == set()
 
 
+def test_whole_mappings_without_a_gap() -> None:
+    mappings = Mappings()
+    mappings.add(0, 1, 1)
+    mappings.add(2, 2, 2)
+    assert [start for start, _ in mappings.inside("unmap", 2, 2)] == [2]
+    for start, size in ((0, 2), (0, 3), (0, 4), (1, 1), (2, 1), (3, 1), (2, 3)):
+        with pytest.raises(DriverError, match="not whole mappings"):
+            mappings.inside("unmap", start, size)
+
+
 # ---- one access for all ----
 
 
