@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING
 
 import pytest
 
+from drivers import FIRST, GRANULE, SECOND, contents
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.devices.level_zero import LevelZeroDriver
 from stead.devices.outliving import Mappings
@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
     from doubles.level_zero import LevelZeroDouble
 
-GRANULE = 2 << 20
-FIRST, SECOND, HOST = Location("device", 0), Location("device", 1), Location("host")
 BOTH = (FIRST, SECOND)
-WHERE = 0x480000000000
+WHERE = 0x600000000000
 UNKNOWN, OUT_OF_DEVICE_MEMORY, DEVICE_LOST = 0x7FFFFFFE, 0x70000003, 0x70000001
 
 
@@ -43,12 +41,6 @@ def three(driver: LevelZeroDriver) -> Iterator[int]:
     yield address
     driver.unmap(address, 3 * GRANULE)
     driver.free(address, 3 * GRANULE)
-
-
-def contents(driver: LevelZeroDriver, address: int) -> bytes:
-    found = ctypes.create_string_buffer(4)
-    driver.copy(ctypes.addressof(found), address, 4)
-    return found.raw
 
 
 def unsupported(error: pytest.ExceptionInfo[DriverError]) -> bool:
@@ -151,7 +143,11 @@ def test_an_unmapping_that_is_refused_in_the_middle_changes_nothing(
     level_zero_double.refuse("zeVirtualMemUnmap", UNKNOWN, nth=3)
     with pytest.raises(DriverError, match="zeVirtualMemUnmap answered ZE_RESULT_ERROR_UNKNOWN"):
         driver.unmap(three, 3 * GRANULE)
-    assert [contents(driver, three + number * GRANULE) for number in range(3)] == [b"\1" * 4, b"\2" * 4, b"\3" * 4]
+    assert [contents(driver, three + number * GRANULE, 4) for number in range(3)] == [
+        b"\1" * 4,
+        b"\2" * 4,
+        b"\3" * 4,
+    ]
     assert {level_zero_double.allowed(each, three) for each in BOTH} == {"rw"}
 
 
@@ -281,7 +277,7 @@ def test_a_list_that_cannot_be_made_is_told_and_tried_again(
     with pytest.raises(DriverError, match="zeCommandListCreateImmediate"):
         fresh.fill(three, 4, 9)
     fresh.fill(three, 4, 9)
-    assert contents(driver, three) == b"\t" * 4
+    assert contents(driver, three, 4) == b"\t" * 4
 
 
 def test_a_stream_is_a_list(level_zero_double: LevelZeroDouble, driver: LevelZeroDriver) -> None:
