@@ -150,8 +150,7 @@ class Double:
     # ---- what it holds ----
 
     def count(self, what: str) -> int:
-        """Reservations, handles, memories, mappings, registered, managed, events, works held by streams,
-        faults."""
+        """Reservations, handles, memories, mappings, registered, managed, events, works that are held, faults."""
         found = int(self.library.double_count(what.encode()))
         if found < 0:
             raise ValueError(f"what is {what!r}, which a double does not count")
@@ -186,6 +185,10 @@ class CudaDouble(Double):
     def set_version(self, number: int) -> None:
         """What cuDriverGetVersion says: 12080 is CUDA 12.8."""
         self.library.double_set_version(number)
+
+    def set_first_device(self, number: int) -> None:
+        """Which of the host's devices is this process's first one, as CUDA_VISIBLE_DEVICES may have it."""
+        self.library.double_set_first_device(number)
 
     def contexts(self, device: int = 0) -> int:
         """How often the primary context of the device is retained."""

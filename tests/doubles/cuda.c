@@ -175,13 +175,20 @@ int cuDeviceGetName(char *name, int length, CUdevice device)
     return SUCCESS;
 }
 
+static int first_device; /* of the host's, as CUDA_VISIBLE_DEVICES may have it */
+
+void double_set_first_device(int first)
+{
+    first_device = first;
+}
+
 int cuDeviceGetUuid_v2(unsigned char uuid[16], CUdevice device)
 {
     ENTER("cuDeviceGetUuid");
     if (!double_known(device))
         return INVALID_DEVICE;
     for (int each = 0; each < 16; each++)
-        uuid[each] = (unsigned char)(0x10 * device + each);
+        uuid[each] = (unsigned char)(0x10 * (first_device + device) + each);
     return SUCCESS;
 }
 

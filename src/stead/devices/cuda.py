@@ -328,7 +328,7 @@ def _answer(api: Any, name: str, arguments: tuple[Any, ...]) -> Any:
     """What a call returned beside its code, if anything. Raises DriverError."""
     try:
         code, *rest = getattr(api, name)(*arguments)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         # A code that is younger than cuda.bindings: its enumeration refuses it, and says the number first.
         number = str(error).split()[0]
         if not number.isdecimal():

@@ -40,39 +40,40 @@ _CAPABILITIES = {
     "FINE_GRAIN_SYSTEM": "system memory",
     "ATOMICS": "atomics",
 }
+_NEEDED = "a device that shares system memory (CL_DEVICE_SVM_FINE_GRAIN_SYSTEM)"
 
 
 class Sharing:
-    """The memory of this process, for kernels of ``target``: a pyopencl Device, or a Context, for all its devices.
+    """The memory of this process, for kernels of ``target``: a pyopencl Device, or a Context, for all its devices; by
+    default the first device that shares it.
 
     ``evidence``: "declared" where the devices say that they share system memory; "tried" where one does not say
-    so and was seen to. With ``declared=True`` only what is said counts.
+    so and was seen to. With ``declared=True`` only what is said counts. ``constraints``: what they ask of a place.
 
-    Raises Unsupported that says what the device has instead, or that pyopencl is missing; TypeError.
+    Raises Unsupported that says what the device has instead, or that pyopencl or a driver is missing; TypeError.
     """
 
+    devices: tuple[pyopencl.Device, ...]
     evidence: Literal["declared", "tried"]
+    constraints: DeviceConstraints
 
-    def __init__(self, target: pyopencl.Device | pyopencl.Context, *, declared: bool = False) -> None:
+    def __init__(
+        self, target: pyopencl.Device | pyopencl.Context | None = None, *, declared: bool = False
+    ) -> None:
         cl = _pyopencl()
-        if isinstance(target, cl.Device):
-            self.devices: tuple[pyopencl.Device, ...] = (target,)
+        if target is None:
+            self.devices = (_first(declared),)
+        elif isinstance(target, cl.Device):
+            self.devices = (target,)
         elif isinstance(target, cl.Context):
             self.devices = tuple(target.devices)
         else:
             raise TypeError(f"target is {target!r}, must be a pyopencl Device or Context")
-        self.evidence = "declared"
         for each in self.devices:
-            if "FINE_GRAIN_SYSTEM" in capabilities(each):
-                continue
-            why_not = "only what it says was to count" if declared else _try(each)
-            if why_not:
-                raise Unsupported(
-                    f"sharing the addresses of this process with {each.name}",
-                    "a device that shares system memory (CL_DEVICE_SVM_FINE_GRAIN_SYSTEM)",
-                    f"{_listed(each)} ({why_not})",
-                )
-            self.evidence = "tried"
+            if why_not := _why_not(each, declared):
+                raise Unsupported(f"sharing the addresses of this process with {_name(each)}", _NEEDED, why_not)
+        said = all("FINE_GRAIN_SYSTEM" in capabilities(each) for each in self.devices)
+        self.evidence = "declared" if said else "tried"
         self.constraints = reduce(and_, map(constraints_of, self.devices))
 
     def argument(self, memory: Buffer | SupportsIndex) -> pyopencl.SVM[Any]:
@@ -109,26 +110,27 @@ class Sharing:
         return kernel
 
     def __repr__(self) -> str:
-        return f"<Sharing with {', '.join(each.name for each in self.devices)}, {self.evidence}>"
+        return f"<Sharing with {', '.join(map(_name, self.devices))}, {self.evidence}>"
 
 
 def devices() -> tuple[pyopencl.Device, ...]:
-    """Every device of every platform, in the order of "opencl:N". Raises Unsupported."""
+    """Every device of every platform, in the order of "opencl:N". Raises Unsupported where there is none."""
     cl = _pyopencl()
     try:
         platforms = cl.get_platforms()
     except cl.Error as error:
         raise _none(str(error)) from None
-    return tuple(each for platform in platforms for each in _devices(cl, platform))
+    there = tuple(each for platform in platforms for each in _devices(cl, platform))
+    if not there:
+        raise _none("drivers without a device")
+    return there
 
 
 def device(number: int) -> pyopencl.Device:
     """Number ``number`` of :func:`devices`. Raises ValueError where there are not so many, Unsupported."""
     there = devices()
-    if not there:
-        raise _none("drivers without a device")
     if not 0 <= number < len(there):
-        names = ", ".join(f"opencl:{i} ({each.name.strip()})" for i, each in enumerate(there))
+        names = ", ".join(f"opencl:{i} ({_name(each)})" for i, each in enumerate(there))
         raise ValueError(f"device is 'opencl:{number}', must be one of {names}")
     return there[number]
 
@@ -148,7 +150,7 @@ def constraints_of(device: pyopencl.Device) -> DeviceConstraints:
     buffer can begin there (CL_DEVICE_MEM_BASE_ADDR_ALIGN)."""
     wide = int(device.address_bits)
     return DeviceConstraints(
-        device.name.strip() or "OpenCL device",
+        _name(device),
         "OpenCL",
         bits(wide) if wide < 64 else EVERYWHERE,
         alignment=_power_of_two(int(device.mem_base_addr_align) // 8),
@@ -191,9 +193,28 @@ def _power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def _listed(device: pyopencl.Device) -> str:
+def _name(device: pyopencl.Device) -> str:
+    return device.name.strip() or "a device without a name"
+
+
+def _first(declared: bool) -> pyopencl.Device:
+    """The first device that shares the memory of this process."""
+    found = []
+    for each in devices():
+        if not (why_not := _why_not(each, declared)):
+            return each
+        found.append(f"{_name(each)} has {why_not}")
+    raise Unsupported("sharing the addresses of this process", _NEEDED, "; ".join(found))
+
+
+def _why_not(device: pyopencl.Device, declared: bool) -> str:
+    """What it has instead of system memory that it shares; "" if it shares it."""
     has = capabilities(device)
-    return ", ".join(text for name, text in _CAPABILITIES.items() if name in has) or "no shared memory at all"
+    if "FINE_GRAIN_SYSTEM" in has:
+        return ""
+    why_not = "only what it says was to count" if declared else _try(device)
+    listed = ", ".join(text for name, text in _CAPABILITIES.items() if name in has) or "no shared memory at all"
+    return f"{listed} ({why_not})" if why_not else ""
 
 
 def _none(found: str) -> Unsupported:

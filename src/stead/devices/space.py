@@ -22,7 +22,7 @@ from stead import _native
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.devices.mapped import ByAddress, Mapped
 from stead.devices.memory import DeviceBacking, DeviceSource, refused
-from stead.devices.placing import ACCESS, Away, bring_back, map_all, take_away
+from stead.devices.placing import ACCESS, Away, bring_back, map_again, map_all, take_away, unmap_all
 from stead.devices.view import DeviceView
 from stead.errors import AddressSpaceError, LimitReached, Obstacle, Occupied, Paused, RollbackFailed, Unsupported
 from stead.placement import Footprint, quiet_windows
@@ -63,7 +63,7 @@ class DeviceSpace:
         self._mapped = ByAddress()
         self._away: list[Away] = []  # what is paused
         self._evaded: tuple[Range, int] | None = (
-            None  # the last claim for which the driver went elsewhere, and where
+            None  # the last claim that the driver did not follow: where it went
         )
 
     # ---- what is known ----
@@ -157,12 +157,18 @@ class DeviceSpace:
     def _release(self, where: Range) -> None:
         if self._held.get(where.start) != where.size:
             raise ValueError(f"{where} is no reservation of {self!r}")
-        self._unmap(where)
+        mapped = self._mapped.overlapping(where)
+        self._wait_for(mapped)
+        unmap_all(self.driver, mapped)
         try:
             self.driver.free(where.start, where.size)
         except DriverError as error:
+            map_again(self.driver, mapped, error)
             raise refused(error, f"giving back {where}") from error
         del self._held[where.start]
+        for each in mapped:
+            self._mapped.remove(each)
+            each.physical.release(each.first, each.count)
         self._away = [each for each in self._away if not where.contains(each.mapped.range)]
 
     def at_the_end(self, where: Range) -> _native.Finalizer | None:
@@ -229,20 +235,14 @@ class DeviceSpace:
     def decommit(self, where: Range) -> bool:
         with self._locked():
             self._check_not_paused(where)
-            self._unmap(where)
+            found = self._mapped.overlapping(where)
+            inside = [each.cut(where) for each in found]  # before anything has changed
+            self._wait_for(inside)
+            unmap_all(self.driver, inside)
+            for whole, part in zip(found, inside, strict=True):
+                self._replace(whole, part.range)
+                part.physical.release(part.first, part.count)
         return True
-
-    def _unmap(self, where: Range) -> None:
-        found = self._mapped.overlapping(where)
-        inside = [each.cut(where) for each in found]  # before anything has changed
-        self._wait_for(inside)
-        for whole, part in zip(found, inside, strict=True):
-            try:
-                self.driver.unmap(part.range.start, part.range.size)
-            except DriverError as error:
-                raise refused(error, f"unmapping {part.range}") from error
-            self._replace(whole, part.range)
-            part.physical.release(part.first, part.count)
 
     def _replace(self, whole: Mapped, gone: Range, *instead: Mapped) -> None:
         self._mapped.remove(whole)
