@@ -222,6 +222,12 @@ class CudaDriver:
         """The same in the device's primary context; the caller's is current again afterwards."""
         return self._within(device, (name, *arguments))
 
+    # ---- for those who call the driver themselves ----
+
+    def context(self, device: int) -> int:
+        """The device's primary context (CUcontext), held until :meth:`close`. Raises DriverError."""
+        return int(self._context(device))
+
     # ---- inside ----
 
     def _within(self, device: int, *calls: tuple[Any, ...]) -> Any:
