@@ -119,7 +119,7 @@ def test_registering_that_fails_leaves_nothing(cuda_double: CudaDouble) -> None:
 
 def test_an_arena_in_memory_that_a_device_shares(cuda_double: CudaDouble) -> None:
     for way in ("registered", "located"):
-        with stead.reserve("64 MiB", devices=[0], sharing=way) as held:  # type: ignore[arg-type]
+        with stead.reserve("64 MiB", devices=[0], sharing=way) as held:
             arena = stead.Arena(held)
             block = arena.block(1000)
             memoryview(block)[:3] = b"abc"

@@ -286,6 +286,38 @@ def test_a_decommit_that_the_driver_refuses_changes_nothing(
     assert cuda_double.holds() == {"reservations": 1}
 
 
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_decommit_of_several_that_is_refused_at_one_keeps_all(
+    held: stead.Reservation, cuda_double: CudaDouble, nth: int
+) -> None:
+    for number in range(3):
+        view = held.commit(2 * number * PAGE, PAGE, backing=stead.DeviceMemory())
+        view.fill(number + 1)  # type: ignore[attr-defined]
+    del view
+    before = cuda_double.holds()
+    cuda_double.refuse("cuMemUnmap", INVALID, nth)
+    with pytest.raises(stead.DriverError):
+        held.decommit()
+    assert cuda_double.holds() == before
+    for number in range(3):
+        assert held.view(2 * number * PAGE, 2).read() == bytes([number + 1] * 2)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("call", ["cuMemUnmap", "cuMemAddressFree"])
+def test_a_release_that_is_refused_keeps_all(cuda_double: CudaDouble, call: str) -> None:
+    held = stead.reserve(4 * PAGE, space=stead.CudaSpace())
+    held.commit(0, PAGE, backing=stead.DeviceMemory()).write(b"kept")  # type: ignore[attr-defined]
+    before = cuda_double.holds()
+    cuda_double.refuse(call, INVALID)
+    with pytest.raises(stead.DriverError):
+        held.release()
+    assert not held.released
+    assert cuda_double.holds() == before
+    assert held.view(0, 4).read() == b"kept"  # type: ignore[attr-defined]
+    held.release()
+    assert not cuda_double.holds()
+
+
 def test_a_decommit_waits_for_what_the_device_still_does(held: stead.Reservation, cuda_double: CudaDouble) -> None:
     held.commit(0, PAGE, backing=stead.DeviceMemory()).fill(0)  # type: ignore[attr-defined]
     cuda_double.fill(7, held.address, PAGE, 1)
