@@ -107,7 +107,7 @@ class Sharing:
         """Say that ``kernel`` follows pointers to memory that is not among its arguments, and return it. Where a
         device does not say that it shares system memory, there is nobody to say it to.
 
-        Raises AddressSpaceError where the driver refuses."""
+        Raises Unsupported where the driver refuses."""
         if self.evidence == "declared":
             _announce(kernel)
         return kernel

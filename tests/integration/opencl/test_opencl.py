@@ -11,7 +11,7 @@ import pytest
 
 import stead
 from conftest import need
-from integration.opencl import programs
+from integration.opencl import kernels, programs
 from integration.opencl.conftest import Worker
 from stead.devices.constraints import EVERYWHERE, DeviceConstraints
 
@@ -144,7 +144,7 @@ def test_a_driver_that_ends_its_process_ends_no_more_than_the_trial(
         said = worker(programs.tries_in_vain)
         assert said.startswith("sharing the addresses of this process with ")
         assert "fine-grained buffers, atomics (a trial ended with signal 6: " in said
-        assert worker(programs.has_device)
+        assert worker(kernels.has_device)
     finally:
         worker.end()
 
