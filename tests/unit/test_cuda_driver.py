@@ -121,6 +121,19 @@ except Unsupported as error:
     assert "pip install 'stead[cuda]'; found: no cuda.bindings" in run_alone(program)
 
 
+def test_an_old_package_is_told_to_be_old(monkeypatch: pytest.MonkeyPatch, cuda_double: CudaDouble) -> None:
+    from cuda.bindings import driver as api
+
+    class OfBefore:
+        """CUdevice_attribute of 12.8."""
+
+    monkeypatch.setattr(api, "CUdevice_attribute", OfBefore)
+    with pytest.raises(
+        Unsupported, match=r"pip install 'stead\[cuda\]'; found: a cuda\.bindings from before 12\.9"
+    ):
+        CudaDriver()
+
+
 def test_without_a_driver_it_says_so() -> None:
     program = """
 import ctypes

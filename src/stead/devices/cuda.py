@@ -216,7 +216,7 @@ class CudaDriver:
     def wait(self, event: int) -> None:
         self.call_within(self._any_device(), "cuEventSynchronize", event)
 
-    # ---- any call of the driver ----
+    # ---- for those who call the driver themselves ----
 
     def call(self, name: str, *arguments: Any) -> Any:
         """What the function ``name`` of ``cuda.bindings.driver`` returns beside its code: nothing as (), one thing
@@ -231,6 +231,10 @@ class CudaDriver:
     def call_within(self, device: int, name: str, *arguments: Any) -> Any:
         """The same in the device's primary context; the caller's is current again afterwards."""
         return self._within(device, (name, *arguments))
+
+    def context(self, device: int) -> int:
+        """The device's primary context (CUcontext), held until :meth:`close`. Raises DriverError."""
+        return int(self._context(device))
 
     # ---- inside ----
 
@@ -317,6 +321,8 @@ def _bindings() -> Any:
         from cuda.bindings import driver
     except ImportError as error:
         raise Unsupported("CUDA", _EXTRA, f"no cuda.bindings ({error})") from None
+    if not hasattr(driver.CUdevice_attribute, "CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"):
+        raise Unsupported("CUDA", _EXTRA, "a cuda.bindings from before 12.9")
     return driver
 
 
