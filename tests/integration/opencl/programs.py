@@ -459,6 +459,14 @@ def without_a_target() -> tuple[str, bool]:
     return found.evidence, found.devices == sharing().devices
 
 
+def tries_in_vain() -> str:
+    """A device that does not say that it shares, where the environment keeps a trial from its end."""
+    try:
+        return opencl.Sharing(_devices()[0]).evidence
+    except stead.Unsupported as error:
+        return str(error)
+
+
 def by_number(number: int) -> Any:
     from stead.devices.named import named
 
