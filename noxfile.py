@@ -84,6 +84,13 @@ def mpi(session: nox.Session, implementation: str) -> None:
 
 
 @nox.session
+def opencl(session: nox.Session) -> None:
+    """Kernels in memory of stead, with PoCL and with Intel's driver (downloads the latter; x86-64)."""
+    install(session, "test", "opencl")
+    session.run("pytest", "tests/integration/opencl", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Format, style, types and the contract of the layers."""
     install(session, "test", "lint")

@@ -2,6 +2,7 @@
  * decided: arguments that are no plain numbers, growth, trimming, refusals.
  */
 #include "arena_type.h"
+#include "behind.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -253,6 +254,7 @@ static PyObject *arena_end(PyObject *object, PyObject *none)
         stead_arena_delist(self->arena);
     PyErr_Clear();
     self->arena = NULL;
+    behind_end(self);
     Py_RETURN_NONE;
 }
 
@@ -468,6 +470,7 @@ static void arena_dealloc(PyObject *object)
         PyObject_ClearWeakRefs(object);
     if (self->arena)
         stead_arena_delist(self->arena);
+    behind_forget(self);
     Py_XDECREF(self->block_type);
     PyObject_Free(self->block_memory);
     for (size_t i = 0; i < sizeof self->members / sizeof *self->members; i++)
@@ -534,6 +537,8 @@ static PyMethodDef arena_methods[] = {
     {"_give", arena_give, METH_O, "_give(address): a code"},
     {"_hold", arena_hold, METH_O, "_hold(address): a code; by address it is held from now on"},
     {"_give_held", arena_give_held, METH_O, "_give_held(address): a code"},
+    {"_order_by", behind_order_by, METH_VARARGS, "_order_by(context, calls): frees of hooks come behind their streams"},
+    {"_settle_behind", behind_settle_method, METH_O, "_settle_behind(all): how many of those were freed"},
     {"_find", arena_find, METH_O, "_find(address): (code, start, usable)"},
     {"_resize", arena_resize, METH_VARARGS, "_resize(address, size): (code, usable)"},
     {"_shortfall", arena_shortfall, METH_VARARGS, "_shortfall(size, alignment): units"},

@@ -17,6 +17,8 @@ typedef struct {
     uint64_t addresses[KEPT];
 } Kept;
 
+typedef struct behind behind; /* behind.c */
+
 typedef struct {
     PyObject_HEAD
     stead_arena *arena;   /* NULL: not made yet, or closed */
@@ -27,6 +29,7 @@ typedef struct {
     int discardable;      /* MADV_DONTNEED makes zeros: anonymous memory of this process alone */
     int device_kind, device; /* of a device's memory, as DLPack counts them */
     int keeps;            /* for NumPy; not where a forked child shares the memory, and so what is kept in it */
+    behind *behind;       /* blocks that hooks freed and streams still use; NULL: frees are not ordered */
     PyObject *weakrefs;
     Kept kept[KEPT_CLASSES];
     PyObject *block_type;

@@ -1,5 +1,5 @@
-/* hooks.c - an arena under other libraries: NumPy's data handler (NEP 49) and the two functions that PyTorch's
- * CUDAPluggableAllocator loads. They may be called from any thread, with the GIL or without it.
+/* hooks.c - an arena under other libraries: what all of their hooks do, and NumPy's data handler (NEP 49). They may be
+ * called from any thread, with the GIL or without it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -7,8 +7,7 @@
 #include "arena_type.h"
 #include "hooks.h"
 
-/* Held: no address that somebody frees by mistake is that of an array or a tensor. */
-static int obtain(Arena *self, uint64_t size, uint64_t alignment, stead_block *block)
+int hooks_obtain(Arena *self, uint64_t size, uint64_t alignment, stead_block *block)
 {
     if (__builtin_expect(!self->careful, 1))
         return arena_obtain(self, size, alignment, STEAD_HOLD, block);
@@ -24,8 +23,7 @@ static int obtain(Arena *self, uint64_t size, uint64_t alignment, stead_block *b
     return block->address ? STEAD_DONE : STEAD_NO_SPACE;
 }
 
-/* Whoever frees is told of nothing: what is wrong is printed, like an exception in a deallocator. */
-static void release(Arena *self, uint64_t address)
+void hooks_release(Arena *self, uint64_t address)
 {
     int freed = !self->careful && self->arena && stead_arena_free_held(self->arena, address) == STEAD_DONE;
     if (__builtin_expect(freed && !arena_wants_trim(self), 1))
@@ -86,7 +84,7 @@ static int keep(Arena *self, uint64_t address, size_t size)
 static __attribute__((noinline)) void *allocate_anew(Arena *self, size_t size, int zeroed)
 {
     stead_block block;
-    if (obtain(self, size ? size : 1, 16, &block))
+    if (hooks_obtain(self, size ? size : 1, 16, &block))
         return NULL;
     if (zeroed)
         arena_clear(self, &block, size);
@@ -116,7 +114,7 @@ static void *data_zeroed(void *arena, size_t count, size_t each)
 static void data_free(void *arena, void *data, size_t size)
 {
     if (data && !keep(arena, (uintptr_t)data, size))
-        release(arena, (uintptr_t)data);
+        hooks_release(arena, (uintptr_t)data);
 }
 
 /* In a careful arena it moves always: what was known of the block goes with it. */
@@ -137,7 +135,7 @@ static void *data_resize(void *arena, void *data, size_t size)
     void *moved = data_allocate(arena, size);
     if (moved) {
         memcpy(moved, data, had.usable < size ? had.usable : size);
-        release(self, address);
+        hooks_release(self, address);
     }
     return moved;
 }
@@ -180,80 +178,4 @@ PyObject *hooks_set_data_handler(PyObject *module, PyObject *args)
         return NULL;
     void **table = PyCapsule_GetPointer(api, NULL);
     return table ? ((PyObject * (*)(PyObject *)) table[304])(handler == Py_None ? NULL : handler) : NULL;
-}
-
-/* ---- PyTorch: torch/csrc/cuda/CUDAPluggableAllocator.h ---- */
-
-/* Entries are never removed: memory that was handed out is freed through the arena that it came from. */
-#define PLACES 64
-static struct {
-    Arena *arena;
-    int device; /* -1: no longer asked, but still freed to */
-} places[PLACES];
-
-/* Kernels that still use a block run on the stream that it is freed on: CUresult cuStreamSynchronize(CUstream). */
-static int (*synchronize)(void *stream);
-
-PyObject *hooks_torch_use(PyObject *module, PyObject *args)
-{
-    (void)module;
-    int device;
-    PyObject *arena;
-    uint64_t function;
-    if (!PyArg_ParseTuple(args, "iOO&:torch_use", &device, &arena, address_arg, &function))
-        return NULL;
-    int i = 0, at = PLACES;
-    for (; i < PLACES && places[i].arena; i++) {
-        if (places[i].device == device)
-            __atomic_store_n(&places[i].device, -1, __ATOMIC_RELEASE);
-        if ((PyObject *)places[i].arena == arena && places[i].device == -1)
-            at = i;
-    }
-    if (at == PLACES && arena != Py_None) {
-        if (i == PLACES) {
-            PyErr_Format(PyExc_RuntimeError, "%d arenas have been given to torch, and none can be taken away", PLACES);
-            return NULL;
-        }
-        at = i;
-        places[at].device = -1;
-        __atomic_store_n(&places[at].arena, (Arena *)Py_NewRef(arena), __ATOMIC_RELEASE);
-    }
-    synchronize = (int (*)(void *))(uintptr_t)function;
-    if (arena != Py_None)
-        __atomic_store_n(&places[at].device, device, __ATOMIC_RELEASE);
-    Py_RETURN_NONE;
-}
-
-__attribute__((visibility("default"))) void *stead_torch_allocate(Py_ssize_t size, int device, void *stream)
-{
-    (void)stream;
-    for (int i = 0; i < PLACES; i++) {
-        Arena *arena = __atomic_load_n(&places[i].arena, __ATOMIC_ACQUIRE);
-        stead_block block;
-        if (!arena)
-            break;
-        if (__atomic_load_n(&places[i].device, __ATOMIC_ACQUIRE) == device)
-            return size >= 0 && !obtain(arena, size ? (uint64_t)size : 1, 512, &block) ? (void *)(uintptr_t)block.address : NULL;
-    }
-    return NULL;
-}
-
-__attribute__((visibility("default"))) void stead_torch_free(void *data, Py_ssize_t size, int device, void *stream)
-{
-    (void)size, (void)device;
-    uint64_t address = (uintptr_t)data;
-    if (!data)
-        return;
-    if (synchronize)
-        (void)synchronize(stream);
-    for (int i = 0; i < PLACES; i++) {
-        Arena *arena = __atomic_load_n(&places[i].arena, __ATOMIC_ACQUIRE);
-        if (!arena)
-            break;
-        uint64_t base = arena->arena ? stead_arena_base(arena->arena) : 0;
-        if (base && address - base < (uint64_t)stead_arena_max_units(arena->arena) * STEAD_UNIT) {
-            release(arena, address);
-            return;
-        }
-    }
 }

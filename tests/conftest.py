@@ -99,6 +99,7 @@ def cuda_double(cuda_library: doubles.CudaDouble) -> Iterator[doubles.CudaDouble
     spaces._drivers.clear()  # the driver that stead has was the one before
     yield cuda_library
     gc.collect()
+    spaces._drivers.clear()
     cuda_library.reset(devices=0)
 
 

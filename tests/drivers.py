@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stead.devices.driver import Location
@@ -36,3 +38,18 @@ def contents(driver: Driver, address: int, size: int) -> bytes:
     found = ctypes.create_string_buffer(size)
     driver.copy(ctypes.addressof(found), address, size)
     return found.raw
+
+
+def identity_of(fd: int) -> tuple[int, int]:
+    """Of the file that it is of."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def descriptors_of(identity: tuple[int, int]) -> int:
+    """How many this process has open; those of other files, which may come and go meanwhile, do not count."""
+    count = 0
+    for each in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the one that the directory was read by
+            count += identity_of(int(each)) == identity
+    return count

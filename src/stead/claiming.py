@@ -16,6 +16,7 @@ from stead.devices.constraints import DeviceConstraints, blamed, constrain
 from stead.devices.memory import device_number
 from stead.devices.reaching import Reaching
 from stead.devices.sharing import Managed, space_for
+from stead.devices.space import DeviceSpace
 from stead.errors import (
     AddressSpaceError,
     Contended,
@@ -141,6 +142,11 @@ def reserve(
             planned = _plan_here(size, within, align, guard, prefer)  # type: ignore[arg-type]  # see below
         except TypeError:  # an argument that is no key, or that is refused by name
             planned = plan(this_process(), size, within, align, guard, prefer)
+    elif isinstance(space, DeviceSpace):
+        try:
+            planned = _plan_driven(space, size, within, align, guard, prefer)  # type: ignore[arg-type]
+        except TypeError:
+            planned = plan(space, size, within, align, guard, prefer)
     else:
         planned = plan(space, size, within, align, guard, prefer)
     space, wanted, quick = planned
@@ -153,7 +159,10 @@ def reserve(
         draw = next(_draws)
         if quick is not None and together is None:
             first, step, total, bytes_held = quick
-            reservation = claim_here(space, first + draw % total * step, bytes_held)
+            if isinstance(space, DeviceSpace):
+                reservation = _claim_driven(space, Range.sized(first + draw % total * step, bytes_held))
+            else:
+                reservation = claim_here(space, first + draw % total * step, bytes_held)
             if reservation is not None:
                 if name is not None:
                     reservation.name = name
@@ -177,6 +186,15 @@ def reserve(
         free = plan(space, size, within, align, guard, prefer).wanted[-1]
         raise blamed(error, free, obeyed, space.footprint(free.within)) from None
     return _named(Reservation(space, where, outer, name))
+
+
+def _claim_driven(space: DeviceSpace, where: Range) -> Reservation | None:
+    """Ask the driver before anybody looks: None where it does not give the place."""
+    try:
+        space.reserve_at(where)
+    except Occupied:
+        return None
+    return Reservation(space, where, where)
 
 
 def _sorted_out(
@@ -281,17 +299,34 @@ def _plan_here(
     """The plan in this process, worked out once for equal arguments."""
     here = this_process()
     planned = plan(here, size, within, align, guard, prefer)
+    # Where the kernel does not claim exactly, it takes more than a call.
+    return _quickly(planned) if here.manner is Manner.EXACT else planned
+
+
+@lru_cache(typed=True)
+def _plan_driven(
+    space: DeviceSpace,
+    size: SupportsIndex | str,
+    within: Range | tuple[SupportsIndex | str, SupportsIndex | str] | str | None,
+    align: SupportsIndex | str | None,
+    guard: SupportsIndex | str,
+    prefer: Preference,
+) -> Plan:
+    """The same for a driver's space."""
+    return _quickly(plan(space, size, within, align, guard, prefer))
+
+
+def _quickly(planned: Plan) -> Plan:
+    """With a quick way, if there is one: elsewhere than in a quiet window, what must be kept clear changes."""
     placement = planned.wanted[0]
-    outline = here.outline(placement.within)
-    # Elsewhere than in a quiet window, what must be kept clear changes; and where the kernel does not claim
-    # exactly, it takes more than a call.
-    if outline.occupied or placement.guard or prefer != "scattered" or here.manner is not Manner.EXACT:
+    outline = planned.space.outline(placement.within)
+    if outline.occupied or placement.guard or placement.prefer != "scattered":
         return planned
     slots = placement.slots(outline)
     if not slots.total:
         return planned
     [(first, total)] = slots.runs
-    return Plan(here, planned.wanted, Quick(first, slots.step, total, slots.size))
+    return planned._replace(quick=Quick(first, slots.step, total, slots.size))
 
 
 def _seeded(wanted: Sequence[Placement], seed: int) -> tuple[Placement, ...]:

@@ -42,7 +42,7 @@ class Face(NamedTuple):
     pieces: tuple[str, ...]
 
 
-CUDA = Face("libcuda.so.1", ("cuda.c", "cuda_memory.c", "cuda_order.c"))
+CUDA = Face("libcuda.so.1", ("cuda.c", "cuda_memory.c", "cuda_order.c", "cuda_kernel.c"))
 
 
 def build(face: Face, folder: Path) -> Path:
@@ -185,6 +185,10 @@ class CudaDouble(Double):
     def set_version(self, number: int) -> None:
         """What cuDriverGetVersion says: 12080 is CUDA 12.8."""
         self.library.double_set_version(number)
+
+    def set_kernels(self, known: bool) -> None:
+        """Whether a device runs the one kernel of stead.devices.adding; none, as long as nobody says so."""
+        self.library.double_set_kernels(known)
 
     def set_first_device(self, number: int) -> None:
         """Which of the host's devices is this process's first one, as CUDA_VISIBLE_DEVICES may have it."""

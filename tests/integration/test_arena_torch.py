@@ -18,6 +18,7 @@ import pytest
 import stead
 from conftest import need
 from stead.integrations import torch as plugin
+from torch_calls import Functions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,19 +27,6 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 devices = itertools.count(100)
-
-
-class Functions:
-    """What PyTorch finds in the library, by the names that it is told. PyDLL keeps the GIL, CDLL lets go of it."""
-
-    def __init__(self, load: Any = ctypes.CDLL) -> None:
-        library = load(str(plugin.library()))
-        self.allocate = getattr(library, plugin.ALLOCATE)
-        self.allocate.argtypes = [ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p]
-        self.allocate.restype = ctypes.c_void_p
-        self.free = getattr(library, plugin.FREE)
-        self.free.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p]
-        self.free.restype = None
 
 
 @pytest.fixture(params=[ctypes.CDLL, ctypes.PyDLL])
@@ -75,7 +63,7 @@ def addresses_alone(size: int = 64 * MIB) -> stead.Arena:
 
 def test_tensors_are_blocks_of_memory_that_is_never_touched(torch_calls: Functions, device: int) -> None:
     arena = addresses_alone()
-    plugin.use(arena, device, synchronize=0)
+    plugin.use(arena, device, ordered=False)
     blocks = [torch_calls.allocate(size, device, None) for size in (1, 512, 513, 100_000, 5 * MIB)]
     assert all(address % 512 == 0 and arena.owns(address) for address in blocks)
     assert (arena.size_of(blocks[4]), arena.statistics().blocks) == (5 * MIB, 5)
@@ -90,7 +78,7 @@ def test_tensors_are_blocks_of_memory_that_is_never_touched(torch_calls: Functio
 
 def test_a_tensor_is_freed_by_torch_alone(torch_calls: Functions, device: int) -> None:
     arena = addresses_alone()
-    plugin.use(arena, device, synchronize=0)
+    plugin.use(arena, device, ordered=False)
     address = torch_calls.allocate(1000, device, None)
     with pytest.raises(stead.NotLive, match="gives itself back"):
         arena.free(address)
@@ -101,7 +89,7 @@ def test_a_tensor_is_freed_by_torch_alone(torch_calls: Functions, device: int) -
 
 def test_no_room_is_a_null_pointer_that_changes_nothing(torch_calls: Functions, device: int) -> None:
     arena = addresses_alone(4 * MIB)
-    plugin.use(arena, device, synchronize=0)
+    plugin.use(arena, device, ordered=False)
     before = arena.statistics()
     for size in (5 * MIB, 1 << 50, (1 << 63) - 1, -1, -(1 << 63)):
         assert torch_calls.allocate(size, device, None) is None
@@ -119,7 +107,7 @@ def test_no_room_is_a_null_pointer_that_changes_nothing(torch_calls: Functions, 
 def test_each_device_has_its_arena(torch_calls: Functions) -> None:
     arenas = {next(devices): addresses_alone() for _ in range(3)}
     for device, arena in arenas.items():
-        plugin.use(arena, device, synchronize=0)
+        plugin.use(arena, device, ordered=False)
     made = {device: torch_calls.allocate(1000, device, None) for device in arenas}
     assert all(arenas[device].owns(address) for device, address in made.items())
     assert torch_calls.allocate(1000, next(devices), None) is None  # nobody's
@@ -134,16 +122,16 @@ def test_each_device_has_its_arena(torch_calls: Functions) -> None:
 
 def test_another_arena_for_a_device_leaves_its_tensors(torch_calls: Functions, device: int) -> None:
     before, after = addresses_alone(), addresses_alone()
-    plugin.use(before, device, synchronize=0)
+    plugin.use(before, device, ordered=False)
     old = torch_calls.allocate(1000, device, None)
-    plugin.use(after, device, synchronize=0)
+    plugin.use(after, device, ordered=False)
     new = torch_calls.allocate(1000, device, None)
     assert (before.owns(old), after.owns(new)) == (True, True)
     torch_calls.free(old, 1000, device, None)
     plugin.use(None, device)
     torch_calls.free(new, 1000, device, None)
     assert (before.statistics().blocks, after.statistics().blocks) == (0, 0)
-    plugin.use(before, device, synchronize=0)  # it has its place already
+    plugin.use(before, device, ordered=False)  # it has its place already
     old = torch_calls.allocate(1000, device, None)
     assert before.owns(old)
     torch_calls.free(old, 1000, device, None)
@@ -152,7 +140,7 @@ def test_another_arena_for_a_device_leaves_its_tensors(torch_calls: Functions, d
 def test_what_torch_was_given_is_kept(torch_calls: Functions, device: int) -> None:
     arena = stead.Arena(stead.reserve(64 * MIB), backing="none")
     gone = weakref.ref(arena)
-    plugin.use(arena, device, synchronize=0)
+    plugin.use(arena, device, ordered=False)
     address = torch_calls.allocate(1000, device, None)
     del arena
     plugin.use(None, device)
@@ -164,7 +152,7 @@ def test_what_torch_was_given_is_kept(torch_calls: Functions, device: int) -> No
 
 def test_a_closed_arena_gives_null_pointers(torch_calls: Functions, device: int) -> None:
     arena = addresses_alone()
-    plugin.use(arena, device, synchronize=0)
+    plugin.use(arena, device, ordered=False)
     where = arena.range
     arena.close()
     assert torch_calls.allocate(1000, device, None) is None
@@ -179,7 +167,7 @@ def test_a_tensor_that_is_freed_twice_is_told_and_corrupts_nothing(
     said: list[BaseException | None] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda what: said.append(what.exc_value))
     arena = addresses_alone()
-    plugin.use(arena, device, synchronize=0)
+    plugin.use(arena, device, ordered=False)
     one, other = (torch_calls.allocate(1000, device, None) for _ in range(2))
     for address in (one, one, other + 512, arena.range.stop - 1):
         torch_calls.free(address, 1000, device, None)
@@ -189,31 +177,12 @@ def test_a_tensor_that_is_freed_twice_is_told_and_corrupts_nothing(
     torch_calls.free(other, 1000, device, None)
 
 
-def test_a_free_waits_for_its_stream(torch_calls: Functions, device: int) -> None:
-    arena = addresses_alone()
-    waited: list[tuple[int | None, bool]] = []
-
-    def wait(stream: int | None) -> int:
-        waited.append((stream, arena.owns(address)))
-        return 0
-
-    synchronize = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(wait)
-    plugin.use(arena, device, synchronize=ctypes.cast(synchronize, ctypes.c_void_p).value)
-    try:
-        address = torch_calls.allocate(1000, device, 0x1234)
-        torch_calls.free(address, 1000, device, 0x5678)
-        assert waited == [(0x5678, True)]
-        assert not arena.owns(address)
-    finally:
-        plugin.use(arena, device, synchronize=0)
-
-
 def test_a_memory_of_ones_own_grows_trims_and_is_hardened(torch_calls: Functions, device: int) -> None:
     """A host's arena, and a careful one: both go through Python, from a thread that holds no GIL."""
     choices: list[dict[str, Any]] = [{"step": "1 MiB", "keep": "1 MiB"}, {"hardened": True}, {"guard": 4096}]
     for options in choices:
         arena = new_arena("64 MiB", **options)
-        plugin.use(arena, device, synchronize=0)
+        plugin.use(arena, device, ordered=False)
         address = torch_calls.allocate(20 * MIB, device, None)
         ctypes.memset(address, 1, 20 * MIB)
         torch_calls.free(address, 20 * MIB, device, None)
@@ -224,7 +193,7 @@ def test_a_memory_of_ones_own_grows_trims_and_is_hardened(torch_calls: Functions
 
 def test_threads_share_a_device(torch_calls: Functions, device: int) -> None:
     arena = addresses_alone()
-    plugin.use(arena, device, synchronize=0)
+    plugin.use(arena, device, ordered=False)
     ready = threading.Barrier(4)
 
     def work(seed: int) -> None:
@@ -302,7 +271,7 @@ def test_threads_that_know_no_python(device: int, options: dict[str, Any], tmp_p
     run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int], ctypes.c_char_p
     calls = Functions()
     arena = new_arena("64 MiB", **options)
-    plugin.use(arena, device, synchronize=0)
+    plugin.use(arena, device, ordered=False)
     functions = (ctypes.cast(each, ctypes.c_void_p) for each in (calls.allocate, calls.free))
     assert run(*functions, device) is None
     arena.check()

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stead.devices.driver import DriverError, Location, Meaning
+from drivers import FIRST, GRANULE, SECOND, descriptors_of, identity_of
+from stead.devices.driver import DriverError, Meaning
 from stead.devices.hip import HipDriver
 from stead.errors import Unsupported
 
 if TYPE_CHECKING:
     from doubles.hip import HipDouble
 
-GRANULE = 2 << 20
-FIRST, SECOND = Location("device", 0), Location("device", 1)
 INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, NOT_SUPPORTED = 1, 2, 100, 801
 
 
@@ -123,17 +122,18 @@ def test_memory_is_where_it_was_asked_for_and_the_current_device_as_it_was(
 def test_a_descriptor_lives_as_its_handle(hip_double: HipDouble, driver: HipDriver) -> None:
     """For the versions that read it as late as access is set."""
     handle = driver.create(GRANULE, FIRST, shareable=True)
-    before = set(os.listdir("/proc/self/fd"))
     fd = driver.export(handle)
+    memory = identity_of(fd)
+    before = descriptors_of(memory)
     again = driver.adopt(fd, GRANULE, FIRST)
     os.close(fd)
-    assert len(set(os.listdir("/proc/self/fd")) - before) == 1
+    assert descriptors_of(memory) == before  # one closed, one kept
     hip_double.refuse("hipMemRelease", INVALID_VALUE)
     with pytest.raises(DriverError):
         driver.release(again)
-    assert len(set(os.listdir("/proc/self/fd")) - before) == 1
+    assert descriptors_of(memory) == before
     driver.release(again)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert descriptors_of(memory) == before - 1
     driver.release(handle)
 
 

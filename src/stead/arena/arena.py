@@ -243,12 +243,13 @@ class Arena(_native.Arena):
 
     def _settle(self, *, all: bool = False) -> int:
         """Free the blocks that no stream uses any more; ``all``: wait for them. How many there were."""
+        freed = self._settle_behind(all)
         if self._streams is None:
-            return 0
+            return freed
         done = self._streams.settle(all=all)
         for address in done:
             self._give_held(address)
-        return len(done)
+        return freed + len(done)
 
     @property
     def reservation(self) -> Reservation | None:
@@ -482,6 +483,19 @@ class Arena(_native.Arena):
         self._commit_tables(stop // UNIT)
         zero = source.commit(start, stop - start)
         self._extend((stop - start) // UNIT, zero)
+
+    def _commit_ahead(self, least: int | None) -> None:
+        """Memory for ``least`` bytes of blocks besides those there are, None: for all it may have; for callers
+        under whose locks it cannot grow. Raises LimitReached, ValueError where it may not have so much."""
+        with table_lock:
+            found = self._statistics()
+            rest = self._max_units - self._units
+            missing = rest if least is None else -(-max(least - (found[1] - found[2]), 0) // UNIT)
+            if missing > rest:
+                most = format_size(self._max_units * UNIT - found[2])
+                raise ValueError(f"ahead is {least}, and {self!r} may have {most} more at the most")
+            if missing:
+                self._add(missing)
 
     # ---- trimming ----
 

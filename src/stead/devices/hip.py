@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stead.devices.driver import DeviceFacts, DriverError, Location, Meaning
-from stead.devices.library import DriverLibrary, already_loaded, on_the_host, opened, reserved
+from stead.devices.library import DriverLibrary, already_loaded, duplicate, on_the_host, opened, reserved
 from stead.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class HipDriver:
 
     def adopt(self, fd: int, size: int, location: Location) -> int:
         # 7.14 reads the descriptor as late as hipMemSetAccess (rocm-systems#8440): this one lives as the handle.
-        descriptor = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        descriptor = duplicate("hipMemImportFromShareableHandle", fd)
         given, got = c_int(descriptor), c_void_p()
         by_value = self._version >= DESCRIPTOR_BY_VALUE
         os_handle = c_void_p(descriptor) if by_value else ctypes.cast(byref(given), c_void_p)

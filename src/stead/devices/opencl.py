@@ -44,8 +44,8 @@ _NEEDED = "a device that shares system memory (CL_DEVICE_SVM_FINE_GRAIN_SYSTEM)"
 
 
 class Sharing:
-    """The memory of this process, for kernels of ``target``: a pyopencl Device, or a Context, for all its devices; by
-    default the first device that shares it.
+    """The memory of this process, for kernels of ``target``: a pyopencl Device, or a Context, for all its
+    devices; by default the first device that shares it.
 
     ``evidence``: "declared" where the devices say that they share system memory; "tried" where one does not say
     so and was seen to. With ``declared=True`` only what is said counts. ``constraints``: what they ask of a place.

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import stead
 from stead.devices import opencl
-from stead.devices.constraints import DeviceConstraints, constrain
-from stead.placement import Placement
+from stead.devices.constraints import DeviceConstraints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -315,9 +314,7 @@ def builds_a_list(memory: stead.Arena) -> None:
 
 def stays_in_reach_of(devices: tuple[DeviceConstraints, ...]) -> tuple[int, int]:
     """An arena for this device and others: pointers of 32 bits in it, followed by a kernel. Where it is."""
-    window = stead.this_process().usable
-    [wanted] = constrain([Placement(1 << 20, window)], [*devices, sharing().constraints])
-    held = stead.reserve(wanted.size, within=wanted.within, align=wanted.alignment)
+    held = stead.reserve("1 MiB", devices=[*devices, sharing().constraints])
     with held, stead.Arena(held) as memory:
         places = linked(memory, list(range(100)), Short)
         total = memory.array(1, "int64")
