@@ -96,7 +96,8 @@ def hints(driver: CudaDriver, device: int) -> Answer:
 
 def _hinted(driver: CudaDriver, window: Range, size: int, unit: int) -> tuple[int, list[str]]:
     """How often exactly there, and where else; for a second at most, as nobody has said what a driver takes."""
-    there, elsewhere, stop = 0, [], time.monotonic() + 1
+    there, stop = 0, time.monotonic() + 1
+    elsewhere: list[str] = []
     while there + len(elsewhere) < _TRIES and (time.monotonic() < stop or not there + len(elsewhere)):
         place = _draw(window, size, unit)
         got = driver.reserve(size, 0, place)
