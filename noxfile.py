@@ -11,6 +11,8 @@ nox.options.error_on_missing_interpreters = False
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 ALL_PYTHONS = ["3.11", "3.12", "3.13"]
+# No more than four: each worker may start some processes and take some memory for itself.
+PROCESSORS = min(4, len(os.sched_getaffinity(0)))
 
 # Interpreters that pyenv has installed are found only where it puts them.
 for folder in sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.1[1-9]*/bin")):
@@ -22,33 +24,40 @@ def install(session: nox.Session, *groups: str, extras: str = "cli,numpy,top,met
     session.install(f".[{extras}]", *wanted)
 
 
-def run_tests(session: nox.Session, *arguments: str) -> None:
-    install(session, "test")
-    session.run("pytest", *arguments, *session.posargs)
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """In as many processes as there are processors: `-- -n 0` or `-- -p no:xdist` for one, as a debugger wants it.
+
+    By file: the tests of one share what is slow to make, and each worker runs a file in its own order.
+    """
+    parallel = [] if "no:xdist" in session.posargs else ["-n", str(PROCESSORS), "--dist", "loadfile"]
+    session.run("pytest", *parallel, *arguments, *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests that take seconds, on the Python that runs nox."""
-    run_tests(session, "-m", "not long")
+    install(session, "test")
+    pytest(session, "-m", "not long")
 
 
 @nox.session(python=ALL_PYTHONS)
 def tests_on(session: nox.Session) -> None:
     """The same on every supported Python that is installed."""
-    run_tests(session, "-m", "not long")
+    install(session, "test")
+    pytest(session, "-m", "not long")
 
 
 @nox.session
 def long(session: nox.Session) -> None:
     """The tests that take minutes: racing claims, 200 workers."""
-    run_tests(session, "-m", "long", "-k", "not numpys_tests")  # those are for `integrations`
+    install(session, "test")
+    pytest(session, "-m", "long", "-k", "not numpys_tests")  # those are for `integrations`
 
 
 @nox.session
 def native(session: nox.Session) -> None:
     """native/ without Python, under the sanitizers that the compiler has."""
-    session.run("make", "-C", "tests/native", *session.posargs, external=True)
+    session.run("make", "-C", "tests/native", f"-j{PROCESSORS}", "-Otarget", *session.posargs, external=True)
 
 
 @nox.session
@@ -56,16 +65,14 @@ def integrations(session: nox.Session) -> None:
     """Arenas and heaps under PyTorch, Arrow, pandas, joblib, Dask, Ray, and arenas under NumPy's own tests;
     downloads what these need (PIP_CONSTRAINT can say which torch)."""
     install(session, "test", "integrations")
-    session.run(
-        "pytest", "tests/integration", "tests/unit", "tests/docs", "-k", "arena or numpy or heap", *session.posargs
-    )
+    pytest(session, "tests/integration", "tests/unit", "tests/docs", "-k", "arena or numpy or heap")
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
     """The page of `stead show --html`, driven in the Chromium that is installed as `chromium`."""
     install(session, "test", "browser")
-    session.run("pytest", "tests/integration/browser", *session.posargs)
+    pytest(session, "tests/integration/browser")
 
 
 @nox.session
@@ -74,6 +81,13 @@ def mpi(session: nox.Session, implementation: str) -> None:
     """Agreement and heaps over 2, 3 and 4 ranks, with MPICH and with Open MPI."""
     install(session, "test", extras=f"cli,numpy,{implementation}")
     session.run("pytest", "tests/integration/mpi", *session.posargs)
+
+
+@nox.session
+def opencl(session: nox.Session) -> None:
+    """Kernels in memory of stead, with PoCL and with Intel's driver (downloads the latter; x86-64)."""
+    install(session, "test", "opencl")
+    session.run("pytest", "tests/integration/opencl", *session.posargs)
 
 
 @nox.session

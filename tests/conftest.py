@@ -15,10 +15,14 @@ from hypothesis import settings
 
 import doubles
 import stead
+from doubles import build
+from doubles.hip import HIP, HipDouble
+from doubles.level_zero import LEVEL_ZERO, LevelZeroDouble
 from stead.devices import spaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # A failing example prints the blob that repeats it (@reproduce_failure). No deadline: machines are shared.
 settings.register_profile("stead", deadline=None, print_blob=True)
@@ -33,6 +37,13 @@ def pytest_report_header() -> list[str]:
         f"claims: {space.manner}, addresses: {space.usable}, limits: {limits}",
         f"required: {os.environ.get('STEAD_REQUIRE', 'nothing')}",
     ]
+
+
+def pytest_collection_finish() -> None:
+    """What pytest and Hypothesis have made so far is no test's garbage: many a fixture collects, and each time it
+    would be looked through (0.1 s)."""
+    gc.collect()
+    gc.freeze()
 
 
 def need(what: str) -> None:
@@ -93,30 +104,37 @@ def cuda_double(cuda_library: doubles.CudaDouble) -> Iterator[doubles.CudaDouble
 
 
 @pytest.fixture(scope="session")
-def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.HipDouble:
+def _hip_library(tmp_path_factory: pytest.TempPathFactory) -> HipDouble:
     need("cc")
-    return doubles.HipDouble(doubles.build(doubles.HIP, tmp_path_factory.mktemp("hip")))
+    return HipDouble(build(HIP, tmp_path_factory.mktemp("hip")))
 
 
 @pytest.fixture
-def hip_double(_hip_library: doubles.HipDouble) -> Iterator[doubles.HipDouble]:
+def hip_double(_hip_library: HipDouble) -> Iterator[HipDouble]:
     """The HIP runtime's double, as new: as `cuda_double`. HipDriver takes its path."""
     _hip_library.reset()
+    spaces._drivers.clear()
     yield _hip_library
     gc.collect()
     _hip_library.reset(devices=0)
 
 
 @pytest.fixture(scope="session")
-def _level_zero_library(tmp_path_factory: pytest.TempPathFactory) -> doubles.LevelZeroDouble:
+def _level_zero_library(tmp_path_factory: pytest.TempPathFactory) -> LevelZeroDouble:
     need("cc")
-    return doubles.LevelZeroDouble(doubles.build(doubles.LEVEL_ZERO, tmp_path_factory.mktemp("level_zero")))
+    return LevelZeroDouble(build(LEVEL_ZERO, tmp_path_factory.mktemp("level_zero")))
 
 
 @pytest.fixture
-def level_zero_double(_level_zero_library: doubles.LevelZeroDouble) -> Iterator[doubles.LevelZeroDouble]:
-    """The Level Zero loader's double, as new: as `cuda_double`. LevelZeroDriver takes its path."""
+def level_zero_double(
+    _level_zero_library: LevelZeroDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LevelZeroDouble]:
+    """The Level Zero loader's double, as new: as `cuda_double`, on a host with one NUMA node. LevelZeroDriver
+    takes its path."""
+    (tmp_path / "online").write_text("0")
+    monkeypatch.setattr("stead.devices.library.NODES", tmp_path / "online")
     _level_zero_library.reset()
+    spaces._drivers.clear()
     yield _level_zero_library
     gc.collect()
     _level_zero_library.reset(devices=0)

@@ -18,6 +18,7 @@ from stead._native import Block, DeviceBlock
 from stead.arena import Arena, ArenaStatistics
 from stead.backing import ANONYMOUS, Anonymous, File, SharedMemory
 from stead.claiming import reserve
+from stead.devices.constraints import DeviceConstraints
 from stead.devices.memory import DeviceMemory, HostMemory
 from stead.devices.space import DeviceSpace
 from stead.devices.spaces import CudaSpace, HipSpace, LevelZeroSpace
@@ -101,6 +102,7 @@ __all__ = [
     "Corrupted",
     "CudaSpace",
     "DeviceBlock",
+    "DeviceConstraints",
     "DeviceMemory",
     "DeviceSpace",
     "DeviceView",

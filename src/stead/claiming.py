@@ -12,7 +12,11 @@ from stead import events
 from stead.agreement import agree, drive
 from stead.backing import check_name
 from stead.budget import check_room
+from stead.devices.constraints import DeviceConstraints, blamed, constrain
+from stead.devices.memory import device_number
+from stead.devices.reaching import Reaching
 from stead.devices.sharing import Managed, space_for
+from stead.devices.space import DeviceSpace
 from stead.errors import (
     AddressSpaceError,
     Contended,
@@ -80,7 +84,7 @@ def reserve(
     space: MemorySpace | None = None,
     together: Exchange | None = None,
     check: bool = False,
-    devices: Sequence[int] | None = None,
+    devices: Sequence[int | DeviceConstraints] | None = None,
     sharing: Sharing | None = None,
 ) -> Reservation:
     """Hold ``size`` bytes of addresses: no memory, no access, and nothing that was there is touched.
@@ -97,8 +101,10 @@ def reserve(
     ``check``: first see that it, and memory in it, is within the limits of this process (RLIMIT_AS,
     vm.max_map_count) and that there is a gap, and refuse before anything is tried; a look costs about a
     millisecond.
-    ``devices``: numbers of CUDA devices that are to use what is committed here, too, at the same addresses.
-    ``sharing``: how, "pageable", "registered", "located" or "managed" (docs/devices.md says what each is); by
+    ``devices``: that are to use what is committed here, too, at the same addresses: numbers of CUDA devices, and
+    DeviceConstraints, which the place obeys.
+    ``sharing``: how CUDA devices do, "pageable", "registered", "located" or "managed" (docs/devices.md says what
+    each is); by
     default the first of the former three that all of them have, and ``reservation.sharing`` says which it was.
 
     Raises Occupied (``at`` is taken: by what, and the nearest range that would do), NoGap, Contended,
@@ -107,29 +113,40 @@ def reserve(
     """
     if name is not None:
         check_name(name)
+    obeyed: tuple[DeviceConstraints, ...] = ()
     if devices is not None:
-        if space is not None:
-            raise ValueError(f"space is {space!r}, must not be given when devices is")
-        shared = space_for(devices, sharing)
-        if isinstance(shared, Managed):
-            _check_anywhere(within=within, align=align, at=at, seed=seed, together=together)
-            where = shared.allocate(parse_at_least(size, "size", 1))
-            return _named(Reservation(shared, where, where, name))
-        space = shared
-    elif sharing is not None:
-        raise ValueError(f"sharing is {sharing!r}, must not be given without devices")
+        numbers, obeyed = _sorted_out(devices)
+        if numbers and space is not None:
+            raise ValueError(f"space is {space!r}, must not be given when devices has numbers")
+        if numbers:
+            shared = space_for(numbers, sharing)
+            if isinstance(shared, Managed):
+                _check_anywhere(within=within, align=align, at=at, seed=seed, together=together)
+                where = shared.allocate(parse_at_least(size, "size", 1))
+                return _named(Reservation(shared, where, where, name))
+            space = shared
+    if sharing is not None and (space is None or space.sharing is None):
+        raise ValueError(f"sharing is {sharing!r}, must not be given where devices has no number")
     if at is not None:
         for argument, given in (("within", within), ("seed", seed), ("together", together)):
             if given is not None:
                 raise ValueError(f"{argument} is {given!r}, must not be given when at is")
         if check:
             check_room(_checkable(space), parse_size(size, "size") + 2 * parse_size(guard, "guard"))
-        return _named(_reserve_exactly(space or this_process(), size, at, align, guard, name))
-    if space is None:
+        return _named(_reserve_exactly(space or this_process(), size, at, align, guard, name, obeyed))
+    if obeyed:
+        planned = plan(space or this_process(), size, within, align, guard, prefer)
+        planned = planned._replace(wanted=constrain(planned.wanted, obeyed))
+    elif space is None:
         try:
             planned = _plan_here(size, within, align, guard, prefer)  # type: ignore[arg-type]  # see below
         except TypeError:  # an argument that is no key, or that is refused by name
             planned = plan(this_process(), size, within, align, guard, prefer)
+    elif isinstance(space, DeviceSpace):
+        try:
+            planned = _plan_driven(space, size, within, align, guard, prefer)  # type: ignore[arg-type]
+        except TypeError:
+            planned = plan(space, size, within, align, guard, prefer)
     else:
         planned = plan(space, size, within, align, guard, prefer)
     space, wanted, quick = planned
@@ -142,7 +159,10 @@ def reserve(
         draw = next(_draws)
         if quick is not None and together is None:
             first, step, total, bytes_held = quick
-            reservation = claim_here(space, first + draw % total * step, bytes_held)
+            if isinstance(space, DeviceSpace):
+                reservation = _claim_driven(space, Range.sized(first + draw % total * step, bytes_held))
+            else:
+                reservation = claim_here(space, first + draw % total * step, bytes_held)
             if reservation is not None:
                 if name is not None:
                     reservation.name = name
@@ -155,10 +175,41 @@ def reserve(
     else:
         wanted = _seeded(wanted, seed)
     if together is not None:
-        agreed = drive(agree(space, wanted, os.urandom(16), together.me), together)
+        reached = Reaching(space, obeyed) if obeyed else space
+        agreed = drive(agree(reached, wanted, os.urandom(16), together.me), together)
         return _named(Reservation(space, agreed.where, agreed.outer, name, (agreed.token, 0)))
-    where, outer = _search(space, wanted, draw)
+    try:
+        where, outer = _search(space, wanted, draw)
+    except NoGap as error:
+        if not obeyed:
+            raise
+        free = plan(space, size, within, align, guard, prefer).wanted[-1]
+        raise blamed(error, free, obeyed, space.footprint(free.within)) from None
     return _named(Reservation(space, where, outer, name))
+
+
+def _claim_driven(space: DeviceSpace, where: Range) -> Reservation | None:
+    """Ask the driver before anybody looks: None where it does not give the place."""
+    try:
+        space.reserve_at(where)
+    except Occupied:
+        return None
+    return Reservation(space, where, where)
+
+
+def _sorted_out(
+    devices: Sequence[int | DeviceConstraints],
+) -> tuple[list[int], tuple[DeviceConstraints, ...]]:
+    """Numbers of devices, and what all others ask."""
+    numbers, obeyed = [], []
+    for each in devices:
+        if isinstance(each, DeviceConstraints):
+            obeyed.append(each)
+        else:
+            numbers.append(device_number(each, "devices"))
+    if not numbers and not obeyed:
+        raise ValueError("devices is empty, must name at least one")
+    return numbers, tuple(obeyed)
 
 
 def _check_anywhere(**given: object) -> None:
@@ -248,17 +299,34 @@ def _plan_here(
     """The plan in this process, worked out once for equal arguments."""
     here = this_process()
     planned = plan(here, size, within, align, guard, prefer)
+    # Where the kernel does not claim exactly, it takes more than a call.
+    return _quickly(planned) if here.manner is Manner.EXACT else planned
+
+
+@lru_cache(typed=True)
+def _plan_driven(
+    space: DeviceSpace,
+    size: SupportsIndex | str,
+    within: Range | tuple[SupportsIndex | str, SupportsIndex | str] | str | None,
+    align: SupportsIndex | str | None,
+    guard: SupportsIndex | str,
+    prefer: Preference,
+) -> Plan:
+    """The same for a driver's space."""
+    return _quickly(plan(space, size, within, align, guard, prefer))
+
+
+def _quickly(planned: Plan) -> Plan:
+    """With a quick way, if there is one: elsewhere than in a quiet window, what must be kept clear changes."""
     placement = planned.wanted[0]
-    outline = here.outline(placement.within)
-    # Elsewhere than in a quiet window, what must be kept clear changes; and where the kernel does not claim
-    # exactly, it takes more than a call.
-    if outline.occupied or placement.guard or prefer != "scattered" or here.manner is not Manner.EXACT:
+    outline = planned.space.outline(placement.within)
+    if outline.occupied or placement.guard or placement.prefer != "scattered":
         return planned
     slots = placement.slots(outline)
     if not slots.total:
         return planned
     [(first, total)] = slots.runs
-    return Plan(here, planned.wanted, Quick(first, slots.step, total, slots.size))
+    return planned._replace(quick=Quick(first, slots.step, total, slots.size))
 
 
 def _seeded(wanted: Sequence[Placement], seed: int) -> tuple[Placement, ...]:
@@ -346,6 +414,7 @@ def _reserve_exactly(
     align: SupportsIndex | str | None,
     guard: SupportsIndex | str,
     name: str | None,
+    obeyed: Sequence[DeviceConstraints],
 ) -> Reservation:
     page = space.granularity
     start = parse_size(at, "at")
@@ -357,6 +426,15 @@ def _reserve_exactly(
     if start % wanted.alignment:
         raise ValueError(f"at is {start:#x}, which is not aligned to align, {wanted.alignment:#x}")
     where = Range.sized(start, align_up(wanted.size, page))
+    for device in obeyed:
+        narrowed = device.narrow(replace(wanted, within=where))
+        if (
+            narrowed is None
+            or narrowed.within != where
+            or start % narrowed.alignment
+            or narrowed.size > where.size
+        ):
+            raise ValueError(f"at is {start:#x}, and {where} is not for {device}")
     outer = wanted.with_guards(where, page)
     if outer.start < 0:
         raise ValueError(f"at is {start:#x}, which leaves no room for a guard of {wanted.guard} bytes below")

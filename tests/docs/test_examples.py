@@ -16,7 +16,7 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(path: Path) -> None:
-    for module in re.findall(r"^(?:import|from) (numpy|mpi4py)\b", path.read_text(), re.MULTILINE):
+    for module in re.findall(r"^(?:import|from) (numpy|mpi4py|pyopencl)\b", path.read_text(), re.MULTILINE):
         need(module)
     done = subprocess.run(
         [sys.executable, "-W", "error", path], capture_output=True, text=True, timeout=60, check=False

@@ -42,9 +42,7 @@ class Face(NamedTuple):
     pieces: tuple[str, ...]
 
 
-CUDA = Face("libcuda.so.1", ("cuda.c", "cuda_memory.c", "cuda_order.c"))
-HIP = Face("libamdhip64.so.7", ("hip.c", "hip_memory.c"))
-LEVEL_ZERO = Face("libze_loader.so.1", ("level_zero.c", "level_zero_memory.c", "level_zero_order.c"))
+CUDA = Face("libcuda.so.1", ("cuda.c", "cuda_memory.c", "cuda_order.c", "cuda_kernel.c"))
 
 
 def build(face: Face, folder: Path) -> Path:
@@ -152,7 +150,7 @@ class Double:
     # ---- what it holds ----
 
     def count(self, what: str) -> int:
-        """Reservations, handles, memories, mappings, registered, managed, events, works held by streams, faults."""
+        """Reservations, handles, memories, mappings, registered, managed, events, works that are held, faults."""
         found = int(self.library.double_count(what.encode()))
         if found < 0:
             raise ValueError(f"what is {what!r}, which a double does not count")
@@ -188,6 +186,14 @@ class CudaDouble(Double):
         """What cuDriverGetVersion says: 12080 is CUDA 12.8."""
         self.library.double_set_version(number)
 
+    def set_kernels(self, known: bool) -> None:
+        """Whether a device runs the one kernel of stead.devices.adding; none, as long as nobody says so."""
+        self.library.double_set_kernels(known)
+
+    def set_first_device(self, number: int) -> None:
+        """Which of the host's devices is this process's first one, as CUDA_VISIBLE_DEVICES may have it."""
+        self.library.double_set_first_device(number)
+
     def contexts(self, device: int = 0) -> int:
         """How often the primary context of the device is retained."""
         return int(self.library.double_contexts(device))
@@ -195,28 +201,3 @@ class CudaDouble(Double):
     def depth(self) -> int:
         """How many contexts the calling thread has on its stack."""
         return int(self.library.double_depth())
-
-
-class HipDouble(Double):
-    """The HIP runtime."""
-
-    def set_version(self, number: int) -> None:
-        """What hipRuntimeGetVersion says: 70200000 is 7.2. Manners follow it."""
-        self.library.double_set_version(number)
-
-
-class LevelZeroDouble(Double):
-    """The Level Zero loader, and a driver behind it."""
-
-    def set_old(self) -> None:
-        """As drivers of 2022 are, until the next reset."""
-        self.library.double_set_old(1)
-
-    def new_list(self, device: int = 0) -> int:
-        """An immediate command list: its handle, which is its stream, too."""
-        self.library.double_new_list.restype = c_uint64
-        return int(self.library.double_new_list(device, 0))
-
-    def pools(self) -> int:
-        """Event pools that there are."""
-        return int(self.library.double_pools())

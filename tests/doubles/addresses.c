@@ -282,6 +282,12 @@ double_physical *double_memory_at(uint64_t address)
     return here ? here->of : NULL;
 }
 
+int double_maps_for(int device, uint64_t address)
+{
+    mapping *here = mapping_at(address);
+    return here && here->access[device] == DOUBLE_READWRITE;
+}
+
 int64_t double_count_addresses(const char *what)
 {
     int64_t count = 0;

@@ -1,18 +1,20 @@
 /* cuda.c - the driver API of CUDA over memory.h, as libcuda.so.1: the part of it that stead and its probe call.
  *
  * Structures and numbers are those of cuda.h 12 and 13 (docs.nvidia.com/cuda/cuda-driver-api). Calls on memory need
- * cuInit alone; copies, registrations, streams and events need a current context, as there. There are no kernels,
- * and no memory pools: NOT_SUPPORTED.
+ * cuInit alone; copies, registrations, streams and events need a current context, as there. There are no
+ * memory pools, and no kernels but one, where a test asks for it (cuda_kernel.c): NOT_SUPPORTED.
  */
 #define _GNU_SOURCE
 #include "cuda.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define DEEPEST 64
 static int initialised, version = 12080;
+static int first_device; /* of the host's, as CUDA_VISIBLE_DEVICES may have it */
 static context primaries[DOUBLE_DEVICES];
 static _Thread_local context *stack[DEEPEST];
 static _Thread_local int depth;
@@ -38,16 +40,20 @@ int double_depth(void)
 
 static void reset(void)
 {
-    initialised = depth = 0;
+    initialised = depth = first_device = 0;
     version = 12080;
+    double_set_kernels(0);
     for (int each = 0; each < DOUBLE_DEVICES; each++)
         primaries[each] = (context){NULL, each, 1, 0};
 }
 
+/* A program that finds the double where the linker looks (LD_LIBRARY_PATH) says by its environment how many devices
+ * it has, with 1 GiB each; others, by double_reset. */
 __attribute__((constructor)) static void be_reset(void)
 {
+    const char *devices = getenv("STEAD_DOUBLE_DEVICES");
     double_reset_face = reset;
-    reset();
+    double_reset(devices ? atoi(devices) : 0, 1u << 30, 2u << 20);
 }
 
 /* ---- what every function begins and ends with ---- */
@@ -128,6 +134,7 @@ int cuGetErrorName(int code, const char **name)
     NAMED(NO_DEVICE);
     NAMED(INVALID_DEVICE);
     NAMED(INVALID_CONTEXT);
+    NAMED(INVALID_PTX);
     NAMED(INVALID_HANDLE);
     NAMED(NOT_FOUND);
     NAMED(NOT_READY);
@@ -175,13 +182,18 @@ int cuDeviceGetName(char *name, int length, CUdevice device)
     return SUCCESS;
 }
 
+void double_set_first_device(int first)
+{
+    first_device = first;
+}
+
 int cuDeviceGetUuid_v2(unsigned char uuid[16], CUdevice device)
 {
     ENTER("cuDeviceGetUuid");
     if (!double_known(device))
         return INVALID_DEVICE;
     for (int each = 0; each < 16; each++)
-        uuid[each] = (unsigned char)(0x10 * device + each);
+        uuid[each] = (unsigned char)(0x10 * (first_device + device) + each);
     return SUCCESS;
 }
 

@@ -14,6 +14,7 @@ enum {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_CONTEXT = 201,
+    INVALID_PTX = 218,
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     NOT_READY = 600,
@@ -68,6 +69,8 @@ int double_entered(const char *function);
 int double_initialised(void);
 context *double_current(void);
 int double_known(CUdevice device);
+/* Whether there are kernels: none as long as no test says so. */
+void double_set_kernels(int known);
 
 #define ENTER_FIRST(function) do { int refused_ = double_entered(function); if (refused_) return refused_; } while (0)
 #define ENTER(function) do { ENTER_FIRST(function); if (!double_initialised()) return NOT_INITIALIZED; } while (0)

@@ -170,14 +170,6 @@ int cuEventDestroy_v2(CUevent event)
 
 /* ---- what it does without ---- */
 
-int cuModuleLoadData(void **module, const void *image)
-{
-    (void)module;
-    (void)image;
-    ENTER_CONTEXT("cuModuleLoadData");
-    return NOT_SUPPORTED;
-}
-
 int cuMemAllocAsync(CUdeviceptr *address, size_t size, CUstream stream)
 {
     (void)address;

@@ -39,6 +39,8 @@ typedef struct {
 /* What is at address, where anybody has this access; 0: nobody has. */
 int double_resolve(uint64_t address, uint64_t size, int access, double_piece *piece);
 double_physical *double_memory_at(uint64_t address);
+/* Whether memory is mapped at address that the device may read and write. */
+int double_maps_for(int device, uint64_t address);
 int64_t double_count_addresses(const char *what);
 void double_reset_addresses(void);
 

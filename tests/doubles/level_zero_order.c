@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct { uint64_t stream; int device, synchronous; } lists[MOST];
+static struct { uint64_t stream; int device, synchronous, copies_only; } lists[MOST];
 static int pools;
 
 void double_reset_order(void)
@@ -28,6 +28,7 @@ uint64_t double_new_list(int device, int synchronous)
         if (!lists[each].stream) {
             lists[each].device = device;
             lists[each].synchronous = synchronous;
+            lists[each].copies_only = 0;
             lists[each].stream = stream;
             return stream;
         }
@@ -52,7 +53,11 @@ int zeCommandListCreateImmediate(void *context, void *device, const queue_descri
     ENTER("zeCommandListCreateImmediate");
     NEED(context && double_number_of(device) >= 0, NULL_HANDLE);
     NEED(IS(description, QUEUE_DESC) && list && description->ordinal < 2, INVALID_ARGUMENT);
-    *list = (void *)(uintptr_t)double_new_list(double_number_of(device), description->mode == SYNCHRONOUS);
+    uint64_t made = double_new_list(double_number_of(device), description->mode == SYNCHRONOUS);
+    for (int each = 0; each < MOST; each++)
+        if (lists[each].stream == made)
+            lists[each].copies_only = description->ordinal == 0; /* as zeDeviceGetCommandQueueGroupProperties says */
+    *list = (void *)(uintptr_t)made;
     return SUCCESS;
 }
 
@@ -75,6 +80,8 @@ int zeCommandListAppendMemoryFill(void *list, void *address, const void *pattern
     int device;
     NEED(found(list, &stream, &device), NULL_HANDLE);
     NEED(!signal && !waits && !for_events && pattern && pattern_size == 1, INVALID_ARGUMENT);
+    for (int each = 0; each < MOST; each++)
+        NEED(lists[each].stream != (uintptr_t)list || !lists[each].copies_only, UNSUPPORTED_FEATURE);
     return double_answered(double_fill(stream, device, (uintptr_t)address, size, *(const unsigned char *)pattern));
 }
 

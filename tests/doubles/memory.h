@@ -120,6 +120,8 @@ double_answer double_device_address(uint64_t *device_address, uint64_t address);
 uint64_t double_new_stream(void);
 double_answer double_copy(uint64_t stream, int device, uint64_t to, uint64_t source, uint64_t size);
 double_answer double_fill(uint64_t stream, int device, uint64_t address, uint64_t size, int byte);
+/* What a kernel does that adds to the 32-bit number at an address: only where the device itself may. */
+double_answer double_add(uint64_t stream, int device, uint64_t address, uint32_t what);
 double_answer double_wait_stream(uint64_t stream);
 double_answer double_wait_device(int device);
 double_answer double_new_event(uint64_t *event);

@@ -17,8 +17,8 @@ typedef struct work {
     struct work *next;
     uint64_t stream;
     int device;
-    enum { COPY, FILL, RECORD } kind;
-    uint64_t to, source, size; /* source: of a fill, the byte; of a record, the event */
+    enum { COPY, FILL, ADD, RECORD } kind;
+    uint64_t to, source, size; /* source: of a fill, the byte; of an add, what; of a record, the event */
 } work;
 
 static work *held, **last = &held; /* of all streams, in the order in which it was given */
@@ -102,6 +102,22 @@ static double_answer fill_bytes(uint64_t address, uint64_t size, int byte)
     return DOUBLE_OK;
 }
 
+static double_answer add_there(int device, uint64_t address, uint32_t what)
+{
+    double_piece piece;
+    uint32_t number;
+    uint64_t host = double_host_address(address);
+    if (!find(address, sizeof number, DOUBLE_READWRITE, &piece) || piece.size != sizeof number)
+        return DOUBLE_INVALID;
+    if (piece.fd >= 0 ? !double_maps_for(device, address)
+                      : !double_used_by_devices(host) && !double_can(device, DOUBLE_REACHES_PAGEABLE))
+        return DOUBLE_INVALID;
+    if (!take(&piece, &number, sizeof number))
+        return DOUBLE_INVALID;
+    number += what;
+    return put(&piece, &number, sizeof number) ? DOUBLE_OK : DOUBLE_INVALID;
+}
+
 /* ---- order ---- */
 
 static event *event_of(uint64_t number)
@@ -118,6 +134,8 @@ static double_answer perform(const work *it)
         return copy_bytes(it->to, it->source, it->size);
     if (it->kind == FILL)
         return fill_bytes(it->to, it->size, (int)it->source);
+    if (it->kind == ADD)
+        return add_there(it->device, it->to, (uint32_t)it->source);
     event *of = event_of(it->source);
     if (of)
         of->pending--;
@@ -187,6 +205,11 @@ double_answer double_copy(uint64_t stream, int device, uint64_t to, uint64_t sou
 double_answer double_fill(uint64_t stream, int device, uint64_t address, uint64_t size, int byte)
 {
     return given((work){NULL, stream, device, FILL, address, (uint64_t)(byte & 0xff), size});
+}
+
+double_answer double_add(uint64_t stream, int device, uint64_t address, uint32_t what)
+{
+    return given((work){NULL, stream, device, ADD, address, what, sizeof what});
 }
 
 double_answer double_wait_stream(uint64_t stream)

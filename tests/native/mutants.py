@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -104,37 +105,39 @@ OBJECTS = [
 ]  # fmt: skip
 
 
-def survives(folder: Path, program: str, name: str, old: str, new: str) -> bool:
+def outcome(program: str, name: str, old: str, new: str) -> tuple[bool, str]:
+    """Whether the mutant survives, and what was seen."""
     source = (NATIVE / name).read_text()
     if source.count(old) < 1:
         raise SystemExit(f"{name} has changed: {old!r} is not in it")
-    for each in (*NATIVE.glob("*.[ch]"), *HERE.glob("step*.[ch]")):
-        (folder / each.name).write_text(each.read_text())
-    (folder / name).write_text(source.replace(old, new))
-    sources = [each for each in os.environ["STEPPED"].split() if each]
-    built = folder / program
-    flags = ["-O1", "-g", "-std=gnu11", *os.environ["QUICKLY"].split(), f"-I{folder}"]
-    units = [folder / each for each in (f"{program}.c", *sources)]
-    subprocess.run([*os.environ.get("CC", "cc").split(), *flags, *units, "-o", built, "-lpthread"], check=True)
-    try:
-        for which in STEPS[program]:
-            done = subprocess.run([built, *which], capture_output=True, text=True, timeout=200, check=False)
-            if done.returncode:
-                break
-    except subprocess.TimeoutExpired:
-        print("hangs", flush=True)
-        return False
-    print(f"{name}: {done.returncode}: {done.stdout.strip().splitlines()[-1:]}", flush=True)
-    return done.returncode == 0
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        for each in (*NATIVE.glob("*.[ch]"), *HERE.glob("step*.[ch]")):
+            (folder / each.name).write_text(each.read_text())
+        (folder / name).write_text(source.replace(old, new))
+        sources = [each for each in os.environ["STEPPED"].split() if each]
+        built = folder / program
+        flags = ["-O1", "-g", "-std=gnu11", *os.environ["QUICKLY"].split(), f"-I{folder}"]
+        units = [folder / each for each in (f"{program}.c", *sources)]
+        subprocess.run([*os.environ.get("CC", "cc").split(), *flags, *units, "-o", built, "-lpthread"], check=True)
+        try:
+            for which in STEPS[program]:
+                done = subprocess.run([built, *which], capture_output=True, text=True, timeout=200, check=False)
+                if done.returncode:
+                    break
+        except subprocess.TimeoutExpired:
+            return False, "hangs"
+    return done.returncode == 0, f"{done.returncode}: {done.stdout.strip().splitlines()[-1:]}"
 
 
 def main() -> None:
     survived = []
     everything = [("step_heap", each) for each in MUTANTS] + [("step_objects", each) for each in OBJECTS]
-    for program, (what, name, old, new) in everything:
-        with tempfile.TemporaryDirectory() as folder:
-            print(what, end=": ", flush=True)
-            if survives(Path(folder), program, name, old, new):
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        outcomes = pool.map(lambda each: outcome(each[0], *each[1][1:]), everything)
+        for (_, (what, name, *_)), (survives, seen) in zip(everything, outcomes, strict=True):
+            print(f"{what}: {name}: {seen}", flush=True)
+            if survives:
                 survived.append(what)
     print(f"{len(everything) - len(survived)} of {len(everything)} mutants were found")
     if survived:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -104,7 +105,9 @@ def test_a_child_never_waits_for_a_lock_of_the_parents_threads() -> None:
 
     def churn(r: stead.Reservation) -> None:
         while not stop.is_set():
-            r.commit(0, 4 * PAGE).release()
+            view = r.commit(0, 4 * PAGE)
+            time.sleep(0)  # where a fork may find it
+            view.release()
             r.decommit(0, 4 * PAGE)
 
     threads = [threading.Thread(target=churn, args=(r,)) for r in reservations]
@@ -121,7 +124,10 @@ def test_a_child_never_waits_for_a_lock_of_the_parents_threads() -> None:
                     for part in each.parts:
                         with each.view(part.range.start - each.address, 1) as view:
                             assert view[0] == 0
-                    each.release()
+                    try:
+                        each.release()
+                    except BufferError:  # the view of a thread that was between its two calls, and is not here
+                        assert each.viewed
 
             for _ in range(60):
                 assert in_child(work) == 0

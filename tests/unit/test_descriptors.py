@@ -78,7 +78,6 @@ def test_another_file_under_the_same_number_is_found_out() -> None:
             assert open_count() == before
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("writable", [True, False])
 def test_a_pipe_under_the_same_number_is_found_out_and_never_waited_for(tmp_path: Path, writable: bool) -> None:
     # Opening a named pipe for reading waits until someone writes: the number must be looked at first.

@@ -180,7 +180,7 @@ def test_memory_of_a_device_is_read_written_and_accessible_to_those_named(
     assert cuda_double.allowed(Location("device", 1), held.address + PAGE) == "r"
     readonly = held.view(PAGE, 10)
     with pytest.raises(ValueError, match="read-only"):
-        readonly.write(b"no")  # type: ignore[attr-defined]
+        readonly.write(b"no")
 
 
 def test_what_a_view_gives_to_others(held: stead.Reservation) -> None:
@@ -284,6 +284,38 @@ def test_a_decommit_that_the_driver_refuses_changes_nothing(
     assert held.committed.size == PAGE
     held.decommit()
     assert cuda_double.holds() == {"reservations": 1}
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_decommit_of_several_that_is_refused_at_one_keeps_all(
+    held: stead.Reservation, cuda_double: CudaDouble, nth: int
+) -> None:
+    for number in range(3):
+        view = held.commit(2 * number * PAGE, PAGE, backing=stead.DeviceMemory())
+        view.fill(number + 1)  # type: ignore[attr-defined]
+    del view
+    before = cuda_double.holds()
+    cuda_double.refuse("cuMemUnmap", INVALID, nth)
+    with pytest.raises(stead.DriverError):
+        held.decommit()
+    assert cuda_double.holds() == before
+    for number in range(3):
+        assert held.view(2 * number * PAGE, 2).read() == bytes([number + 1] * 2)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("call", ["cuMemUnmap", "cuMemAddressFree"])
+def test_a_release_that_is_refused_keeps_all(cuda_double: CudaDouble, call: str) -> None:
+    held = stead.reserve(4 * PAGE, space=stead.CudaSpace())
+    held.commit(0, PAGE, backing=stead.DeviceMemory()).write(b"kept")  # type: ignore[attr-defined]
+    before = cuda_double.holds()
+    cuda_double.refuse(call, INVALID)
+    with pytest.raises(stead.DriverError):
+        held.release()
+    assert not held.released
+    assert cuda_double.holds() == before
+    assert held.view(0, 4).read() == b"kept"  # type: ignore[attr-defined]
+    held.release()
+    assert not cuda_double.holds()
 
 
 def test_a_decommit_waits_for_what_the_device_still_does(held: stead.Reservation, cuda_double: CudaDouble) -> None:

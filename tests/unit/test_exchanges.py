@@ -22,7 +22,7 @@ def test_every_participant_failing_at_every_step(kind: str, who: int, crowded: b
     while True:
         # Before it has joined the hub does not know of it: that it is missing shows by the time.
         waited_for = "sockets" in kind and not heard and not last
-        if not check_failing(EXCHANGES[kind], who, last, heard, crowded, timeout=1.0 if waited_for else 60.0):
+        if not check_failing(EXCHANGES[kind], who, last, heard, crowded, timeout=0.25 if waited_for else 60.0):
             break
         last += 1
     assert last >= 2

@@ -32,11 +32,12 @@ placements = st.builds(
 
 def searched(placement: Placement, everyone: list[Footprint], draw: int = 0) -> tuple[Search, int]:
     search, looks = Search(Grid.of(placement, PAGE)), 0
+    free = [search.grid.free(each) for each in everyone]
     while search.view:
         assert search.view.cells <= grid.CELLS
         touched = full = 0
-        for each in everyone:
-            mine = search.view.bitmaps(search.grid.free(each))
+        for each in free:
+            mine = search.view.bitmaps(each)
             touched, full = touched | mine.touched, full | mine.full
         search.feed(Bitmaps(touched, full), draw)
         looks += 1

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stead.devices.driver import DriverError, Location, Meaning
+from drivers import FIRST, GRANULE, SECOND, descriptors_of, identity_of
+from stead.devices.driver import DriverError, Meaning
 from stead.devices.hip import HipDriver
 from stead.errors import Unsupported
 
 if TYPE_CHECKING:
-    from doubles import HipDouble
+    from doubles.hip import HipDouble
 
-GRANULE = 2 << 20
-FIRST, SECOND = Location("device", 0), Location("device", 1)
 INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, NOT_SUPPORTED = 1, 2, 100, 801
 
 
@@ -25,8 +25,6 @@ def driver(hip_double: HipDouble) -> HipDriver:
 
 
 def _current(double: HipDouble) -> int:
-    import ctypes
-
     device = ctypes.c_int(-1)
     assert double.library.hipGetDevice(ctypes.byref(device)) == 0
     return device.value
@@ -124,23 +122,22 @@ def test_memory_is_where_it_was_asked_for_and_the_current_device_as_it_was(
 def test_a_descriptor_lives_as_its_handle(hip_double: HipDouble, driver: HipDriver) -> None:
     """For the versions that read it as late as access is set."""
     handle = driver.create(GRANULE, FIRST, shareable=True)
-    before = set(os.listdir("/proc/self/fd"))
     fd = driver.export(handle)
+    memory = identity_of(fd)
+    before = descriptors_of(memory)
     again = driver.adopt(fd, GRANULE, FIRST)
     os.close(fd)
-    assert len(set(os.listdir("/proc/self/fd")) - before) == 1
+    assert descriptors_of(memory) == before  # one closed, one kept
     hip_double.refuse("hipMemRelease", INVALID_VALUE)
     with pytest.raises(DriverError):
         driver.release(again)
-    assert len(set(os.listdir("/proc/self/fd")) - before) == 1
+    assert descriptors_of(memory) == before
     driver.release(again)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert descriptors_of(memory) == before - 1
     driver.release(handle)
 
 
 def test_what_is_registered_may_be_elsewhere_on_devices(hip_double: HipDouble, driver: HipDriver) -> None:
-    import ctypes
-
     hip_double.set(0, registered_at_host_address=False)
     hip_double.set(1, registered_at_host_address=False)
     memory = ctypes.create_string_buffer(4096)
@@ -155,14 +152,23 @@ def test_what_is_registered_may_be_elsewhere_on_devices(hip_double: HipDouble, d
     ("call", "method"), [("hipHostGetDevicePointer", "register"), ("hipEventRecord", "record")]
 )
 def test_what_is_half_done_is_undone(hip_double: HipDouble, driver: HipDriver, call: str, method: str) -> None:
-    import ctypes
-
     memory = ctypes.create_string_buffer(4096)
     hip_double.refuse(call, INVALID_VALUE)
     with pytest.raises(DriverError, match=call):
         getattr(driver, method)(*{"register": (ctypes.addressof(memory), 4096), "record": (0, 1)}[method])
     assert hip_double.holds() == {}
     assert _current(hip_double) == 0
+
+
+@pytest.mark.parametrize("method", ["copy", "fill"])
+def test_contents_are_there_when_the_call_returns(hip_double: HipDouble, driver: HipDriver, method: str) -> None:
+    """Both may return before the device is done: what becomes of it is told, too."""
+    address = driver.managed(4096)
+    hip_double.refuse("hipStreamSynchronize", 719)
+    with pytest.raises(DriverError, match="hipStreamSynchronize") as caught:
+        getattr(driver, method)(*{"copy": (address, address + 8, 8), "fill": (address, 8, 1)}[method])
+    assert caught.value.meaning is Meaning.GONE
+    driver.free_managed(address)
 
 
 def test_an_answer_without_a_name(hip_double: HipDouble, driver: HipDriver) -> None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING
 
 import pytest
 
+from drivers import FIRST, GRANULE, SECOND, contents
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.devices.level_zero import LevelZeroDriver
+from stead.devices.outliving import Mappings
 from stead.errors import RollbackFailed, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from doubles import LevelZeroDouble
+    from doubles.level_zero import LevelZeroDouble
 
-GRANULE = 2 << 20
-FIRST, SECOND, HOST = Location("device", 0), Location("device", 1), Location("host")
 BOTH = (FIRST, SECOND)
-WHERE = 0x480000000000
-UNKNOWN, OUT_OF_DEVICE_MEMORY = 0x7FFFFFFE, 0x70000003
+WHERE = 0x600000000000
+UNKNOWN, OUT_OF_DEVICE_MEMORY, DEVICE_LOST = 0x7FFFFFFE, 0x70000003, 0x70000001
 
 
 @pytest.fixture
@@ -42,12 +41,6 @@ def three(driver: LevelZeroDriver) -> Iterator[int]:
     yield address
     driver.unmap(address, 3 * GRANULE)
     driver.free(address, 3 * GRANULE)
-
-
-def contents(driver: LevelZeroDriver, address: int) -> bytes:
-    found = ctypes.create_string_buffer(4)
-    driver.copy(ctypes.addressof(found), address, 4)
-    return found.raw
 
 
 def unsupported(error: pytest.ExceptionInfo[DriverError]) -> bool:
@@ -150,22 +143,74 @@ def test_an_unmapping_that_is_refused_in_the_middle_changes_nothing(
     level_zero_double.refuse("zeVirtualMemUnmap", UNKNOWN, nth=3)
     with pytest.raises(DriverError, match="zeVirtualMemUnmap answered ZE_RESULT_ERROR_UNKNOWN"):
         driver.unmap(three, 3 * GRANULE)
-    assert [contents(driver, three + number * GRANULE) for number in range(3)] == [b"\1" * 4, b"\2" * 4, b"\3" * 4]
+    assert [contents(driver, three + number * GRANULE, 4) for number in range(3)] == [
+        b"\1" * 4,
+        b"\2" * 4,
+        b"\3" * 4,
+    ]
     assert {level_zero_double.allowed(each, three) for each in BOTH} == {"rw"}
 
 
 def test_what_could_not_be_mapped_again_is_told(
     level_zero_double: LevelZeroDouble, driver: LevelZeroDriver
 ) -> None:
-    address = driver.reserve(2 * GRANULE, 0, 0)
-    handles = [driver.create(GRANULE, FIRST, shareable=False) for _ in range(2)]
-    for number, handle in enumerate(handles):
+    address = driver.reserve(3 * GRANULE, 0, 0)
+    for number in range(3):
+        handle = driver.create(GRANULE, FIRST, shareable=False)
         driver.map(address + number * GRANULE, GRANULE, handle)
-    level_zero_double.refuse("zeVirtualMemUnmap", UNKNOWN, nth=2)
+        driver.release(handle)
+    level_zero_double.refuse("zeVirtualMemUnmap", UNKNOWN, nth=3)
     level_zero_double.refuse("zeVirtualMemMap", OUT_OF_DEVICE_MEMORY)
-    with pytest.raises(RollbackFailed, match="is not mapped any more") as caught:
-        driver.unmap(address, 2 * GRANULE)
+    with pytest.raises(RollbackFailed, match="not mapped any more") as caught:
+        driver.unmap(address, 3 * GRANULE)
     assert [tuple(each) for each in caught.value.leaked] == [(address, address + GRANULE)]
+    assert level_zero_double.bytes(FIRST) == 2 * GRANULE
+    driver.unmap(address + GRANULE, 2 * GRANULE)
+    driver.free(address, 3 * GRANULE)
+    assert level_zero_double.holds() == {}
+
+
+def test_what_is_unmapped_is_unmapped_though_its_memory_does_not_go(
+    level_zero_double: LevelZeroDouble, driver: LevelZeroDriver
+) -> None:
+    address, handle = driver.reserve(GRANULE, 0, 0), driver.create(GRANULE, FIRST, shareable=False)
+    driver.map(address, GRANULE, handle)
+    driver.release(handle)
+    level_zero_double.refuse("zePhysicalMemDestroy", DEVICE_LOST)
+    driver.unmap(address, GRANULE)
+    assert level_zero_double.count("mappings") == 0
+    driver.free(address, GRANULE)
+
+
+def test_a_handle_is_released_once(driver: LevelZeroDriver, three: int) -> None:
+    handle = driver.create(GRANULE, FIRST, shareable=False)
+    address = driver.reserve(GRANULE, 0, 0)
+    driver.map(address, GRANULE, handle)
+    driver.release(handle)
+    with pytest.raises(DriverError, match="released before"):
+        driver.release(handle)
+    driver.unmap(address, GRANULE)
+    driver.free(address, GRANULE)
+
+
+def test_a_handle_comes_again_with_other_memory() -> None:
+    """Drivers' handles are pointers, and memory is used again."""
+    mappings = Mappings()
+    mappings.add(GRANULE, GRANULE, 7)
+    assert not mappings.released(7)
+    assert mappings.unmapped([GRANULE]) == {7}
+    mappings.add(GRANULE, GRANULE, 7)
+    assert mappings.unmapped([GRANULE]) == set()
+
+
+def test_whole_mappings_without_a_gap() -> None:
+    mappings = Mappings()
+    mappings.add(0, 1, 1)
+    mappings.add(2, 2, 2)
+    assert [start for start, _ in mappings.inside("unmap", 2, 2)] == [2]
+    for start, size in ((0, 2), (0, 3), (0, 4), (1, 1), (2, 1), (3, 1), (2, 3)):
+        with pytest.raises(DriverError, match="not whole mappings"):
+            mappings.inside("unmap", start, size)
 
 
 # ---- one access for all ----
@@ -189,7 +234,7 @@ def test_one_device_alone_may_be_allowed_less_and_more(driver: LevelZeroDriver) 
     address, handle = driver.reserve(GRANULE, 0, 0), driver.create(GRANULE, FIRST, shareable=False)
     driver.map(address, GRANULE, handle)
     for access in ("r", "rw", "none", "rw"):
-        driver.allow(address, GRANULE, (FIRST,), access)  # type: ignore[arg-type]
+        driver.allow(address, GRANULE, (FIRST,), access)
     with pytest.raises(DriverError):
         driver.allow(address, GRANULE, (SECOND,), "r")
     driver.allow(address, GRANULE, (SECOND,), "rw")
@@ -232,7 +277,7 @@ def test_a_list_that_cannot_be_made_is_told_and_tried_again(
     with pytest.raises(DriverError, match="zeCommandListCreateImmediate"):
         fresh.fill(three, 4, 9)
     fresh.fill(three, 4, 9)
-    assert contents(driver, three) == b"\t" * 4
+    assert contents(driver, three, 4) == b"\t" * 4
 
 
 def test_a_stream_is_a_list(level_zero_double: LevelZeroDouble, driver: LevelZeroDriver) -> None:

@@ -131,6 +131,7 @@ def in_an_ordinary_users_child(call: Callable[[], int]) -> int:
     return int(text)
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_page_0_is_not_permitted_to_an_ordinary_user() -> None:
     with open("/proc/sys/vm/mmap_min_addr") as file:
         if int(file.read()) < PAGE:

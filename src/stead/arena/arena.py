@@ -227,15 +227,18 @@ class Arena(_native.Arena):
         self._live_source()
         if self._streams is None:
             raise Unsupported("freeing after a stream", "memory of a device", repr(self))
+        events = self._streams.events(streams or (0,))
         if code := self._hold(at):
+            self._streams.forget(events)
             raise not_live(code, address.__index__(), self._find(at)[1])
-        self._free_block_after(at, streams or (0,))
+        if self._streams.wait(at, events):
+            self._settle()
 
     def _free_block_after(self, address: int, streams: Iterable[int]) -> None:
         """The same for a block that is held already. Where the driver refuses it stays live: too early is
         worse."""
         assert self._streams is not None
-        if self._streams.wait(address, streams):
+        if self._streams.wait(address, self._streams.events(streams)):
             self._settle()
 
     def _settle(self, *, all: bool = False) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
+from stead.errors import Unsupported
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -21,6 +23,8 @@ def new_array(
 ) -> numpy.ndarray[Any, Any]:
     import numpy
 
+    if arena._untouchable:
+        raise Unsupported("a NumPy array", "memory that may be touched from here", repr(arena))
     lengths, kind, size = layout(shape, dtype, order)
     view = memoryview(arena.block(max(size, 1), _CACHE_LINE))
     return numpy.ndarray(lengths, kind, buffer=view, order=cast("Any", order))

@@ -28,17 +28,23 @@ class Streams:
         self._waiting: deque[tuple[int, list[int]]] = deque()
         self._looking = Lock()
 
-    def wait(self, address: int, streams: Iterable[int]) -> bool:
-        """Let it wait for what ``streams`` have to do now; whether so many wait that one should look. Raises
-        DriverError, and it does not wait then."""
+    def events(self, streams: Iterable[int]) -> list[int]:
+        """One behind what each of ``streams`` has to do now. Raises DriverError, and there is none then."""
         events: list[int] = []
         try:
             for stream in streams:
                 events.append(self._driver.record(stream, self._device))
         except BaseException:
-            for event in events:
-                self._driver.forget(event)
+            self.forget(events)
             raise
+        return events
+
+    def forget(self, events: Iterable[int]) -> None:
+        for event in events:
+            self._driver.forget(event)
+
+    def wait(self, address: int, events: list[int]) -> bool:
+        """Let it wait for these; whether so many wait that one should look."""
         self._waiting.append((address, events))
         return len(self._waiting) > _MANY
 

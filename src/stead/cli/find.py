@@ -7,7 +7,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from stead.claiming import plan
-from stead.cli.common import SIZE_HELP, json_option, one_line_errors, pid_argument, print_json, range_, size
+from stead.cli.common import (
+    SIZE_HELP,
+    json_option,
+    one_line_errors,
+    pid_argument,
+    print_json,
+    range_,
+    size,
+)
+from stead.devices.named import NAMES, named
 from stead.seeing.finding import find_in
 from stead.snapshot import snapshot
 from stead.space.process import this_process
@@ -15,7 +24,8 @@ from stead.space.process import this_process
 if TYPE_CHECKING:
     import click
 
-    from stead.placement import Preference
+    from stead.devices.constraints import DeviceConstraints
+    from stead.placement import Placement, Preference
     from stead.ranges import Range
     from stead.seeing.finding import Finding
 
@@ -54,6 +64,12 @@ def commands() -> list[click.Command]:
                     show_default=True,
                     help="Which of the places that fit.",
                 ),
+                click.Option(
+                    ["--device", "devices"],
+                    multiple=True,
+                    metavar="DEVICE",
+                    help=f"A device that is to use the range: {NAMES}. May be given several times.",
+                ),
                 json_option(),
             ],
         )
@@ -67,13 +83,15 @@ def find(
     align: int | None,
     guard: int,
     prefer: Preference,
+    devices: tuple[str, ...],
     as_json: bool,
 ) -> None:
     wanted = plan(this_process(), size, within, align, guard, prefer).wanted
+    constraints = _constraints(devices)
     taken = snapshot(pid)
     if not taken.mappings:
         raise ProcessLookupError(0, f"process {taken.pid} ({taken.title}) has no address space")
-    found = find_in(taken, wanted)
+    found = find_in(taken, wanted, constraints)
     if as_json:
         print_json(_to_json(found))
     else:
@@ -85,14 +103,33 @@ def find(
         sys.exit(1)
 
 
+def _constraints(devices: tuple[str, ...]) -> list[DeviceConstraints]:
+    import click
+
+    try:
+        return [each for text in devices for each in named(text)]
+    except ValueError as error:  # of a file, which opens with its name
+        raise click.BadParameter(str(error), param_hint="'--device'") from None
+
+
 def _to_json(found: Finding) -> dict[str, Any]:
     return {
         "pid": found.taken.pid,
         "fits": found.where is not None,
         "range": found.where,
         "places": found.places,
-        "placement": asdict(found.placement),
+        "asked": asdict(found.asked),
+        "placement": _as_json(found.placement),
+        "devices": [
+            {**asdict(each.device), "leaves": _as_json(each.placement), "places": each.places}
+            for each in found.left
+        ],
+        "kept_from_it_by": [each.name for each in found.guilty],
         "largest_gap": found.largest,
         "in_the_way": [asdict(each) for each in found.obstacles],
         "kept_clear": [{"range": room, "why": why} for room, why in found.rooms],
     }
+
+
+def _as_json(placement: Placement | None) -> dict[str, Any] | None:
+    return asdict(placement) if placement else None

@@ -196,19 +196,28 @@ def unreachable(wanted: Placement, devices: Sequence[DeviceConstraints]) -> NoGa
     )
 
 
-def blamed(error: NoGap, wanted: Placement, devices: Sequence[DeviceConstraints], seen: Footprint) -> NoGap:
-    """``error``, which says also which devices keep ``wanted``, as it was without any, from the gaps of ``seen``:
-    each one without which there would be room; where only several together do, all that narrow it."""
+def guilty(
+    wanted: Placement, devices: Sequence[DeviceConstraints], seen: Footprint
+) -> tuple[DeviceConstraints, ...]:
+    """Which devices keep ``wanted``, as it was before any was heard, from the gaps of ``seen``: each one without
+    which there would be room; where only several together do, all that narrow it; none where there is room, or
+    would be none anyway."""
 
     def fits(some: Sequence[DeviceConstraints]) -> bool:
         left = narrow(wanted, some)[-1].left if some else wanted
         return left is not None and bool(left.slots(seen).total)
 
     if fits(devices) or not fits(()):
+        return ()
+    alone = tuple(each for each in devices if fits([other for other in devices if other is not each]))
+    return alone or tuple(each for each in devices if each.narrow(wanted) != wanted)
+
+
+def blamed(error: NoGap, wanted: Placement, devices: Sequence[DeviceConstraints], seen: Footprint) -> NoGap:
+    """``error``, which names also those that are :func:`guilty`."""
+    if not (names := guilty(wanted, devices, seen)):
         return error
-    guilty = [each for each in devices if fits([other for other in devices if other is not each])]
-    guilty = guilty or [each for each in devices if each.narrow(wanted) != wanted]
-    said = "; ".join(map(str, guilty))
+    said = "; ".join(map(str, names))
     return NoGap(f"{error}; {said}", wanted=error.wanted, largest=error.largest)
 
 

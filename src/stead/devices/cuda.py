@@ -41,6 +41,16 @@ _MEANINGS = {
 }
 _MEANING_OF = {code: meaning for meaning, codes in _MEANINGS.items() for code in codes}
 
+_forks = 0  # that led to this process: compared at each call, where getpid(2) would be a fifth of one
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
 
 class CudaDriver:
     """The CUDA driver in this process. Safe for threads. Several of them are the same driver, and do no harm.
@@ -53,14 +63,14 @@ class CudaDriver:
     name = "CUDA"
 
     def __init__(self) -> None:
-        self._process = os.getpid()
-        self._api = api = _bindings()
+        self._forks = _forks
+        self.api = api = _bindings()
         self.version = _start(api)
         self._lock = threading.Lock()
         self._contexts: dict[int, Any] = {}
-        release = partial(_release, api, self._contexts, self._process)
+        release = partial(_release, api, self._contexts, _forks)
         self._end = weakref.finalize(self, release)
-        self._devices = [self._describe(number) for number in range(self._call("cuDeviceGetCount"))]
+        self._devices = [self._describe(number) for number in range(self.call("cuDeviceGetCount"))]
         if not any(each.unified and each.manages_addresses for each in self._devices):
             names = ", ".join(each.name for each in self._devices)
             raise Unsupported(
@@ -82,7 +92,7 @@ class CudaDriver:
     def close(self) -> None:
         """Release the contexts. Idempotent; done at exit, too. The next call that needs one retains it again."""
         with self._lock:
-            _release(self._api, self._contexts, self._process)
+            _release(self.api, self._contexts, self._forks)
 
     def devices(self) -> Sequence[DeviceFacts]:
         return self._devices
@@ -90,9 +100,9 @@ class CudaDriver:
     # ---- addresses ----
 
     def granularity(self, location: Location, *, recommended: bool = False) -> int:
-        which = self._api.CUmemAllocationGranularity_flags
+        which = self.api.CUmemAllocationGranularity_flags
         return int(
-            self._call(
+            self.call(
                 "cuMemGetAllocationGranularity",
                 self._properties(location, shareable=False),
                 which.CU_MEM_ALLOC_GRANULARITY_RECOMMENDED
@@ -102,65 +112,65 @@ class CudaDriver:
         )
 
     def reserve(self, size: int, alignment: int, hint: int) -> int:
-        return int(self._call("cuMemAddressReserve", size, alignment, hint, 0))
+        return int(self.call("cuMemAddressReserve", size, alignment, hint, 0))
 
     def free(self, address: int, size: int) -> None:
-        self._call("cuMemAddressFree", address, size)
+        self.call("cuMemAddressFree", address, size)
 
     # ---- physical memory ----
 
     def create(self, size: int, location: Location, *, shareable: bool) -> int:
-        return int(self._call("cuMemCreate", size, self._properties(location, shareable), 0))
+        return int(self.call("cuMemCreate", size, self._properties(location, shareable), 0))
 
     def release(self, handle: int) -> None:
-        self._call("cuMemRelease", handle)
+        self.call("cuMemRelease", handle)
 
     def export(self, handle: int) -> int:
-        fd = int(self._call("cuMemExportToShareableHandle", handle, self._by_descriptor, 0))
+        fd = int(self.call("cuMemExportToShareableHandle", handle, self._by_descriptor, 0))
         os.set_inheritable(fd, False)  # no document says that it is close-on-exec
         return fd
 
     def adopt(self, fd: int, size: int, location: Location) -> int:
-        return int(self._call("cuMemImportFromShareableHandle", fd, self._by_descriptor))
+        return int(self.call("cuMemImportFromShareableHandle", fd, self._by_descriptor))
 
     # ---- the one at the other ----
 
     def map(self, address: int, size: int, handle: int) -> None:
-        self._call("cuMemMap", address, size, 0, handle, 0)
+        self.call("cuMemMap", address, size, 0, handle, 0)
 
     def unmap(self, address: int, size: int) -> None:
-        self._call("cuMemUnmap", address, size)
+        self.call("cuMemUnmap", address, size)
 
     def allow(self, address: int, size: int, who: Sequence[Location], access: DeviceAccess) -> None:
         wanted = []
         for each in who:
-            one = self._api.CUmemAccessDesc()
+            one = self.api.CUmemAccessDesc()
             one.location.type = self._locations[each.kind]
             one.location.id = each.id
             one.flags = self._accesses[access]
             wanted.append(one)
         if wanted:
-            self._call("cuMemSetAccess", address, size, wanted, len(wanted))
+            self.call("cuMemSetAccess", address, size, wanted, len(wanted))
 
     def managed(self, size: int) -> int:
-        flags = self._api.CUmemAttach_flags.CU_MEM_ATTACH_GLOBAL
-        return int(self._call_within(self._any_device(), "cuMemAllocManaged", size, flags.value))
+        flags = self.api.CUmemAttach_flags.CU_MEM_ATTACH_GLOBAL
+        return int(self.call_within(self._any_device(), "cuMemAllocManaged", size, flags.value))
 
     def free_managed(self, address: int) -> None:
-        self._call_within(self._any_device(), "cuMemFree", address)
+        self.call_within(self._any_device(), "cuMemFree", address)
 
     def register(self, address: int, size: int) -> int:
         device = self._any_device()
         # For all contexts (CU_MEMHOSTREGISTER_PORTABLE), and mapped on the devices (_DEVICEMAP).
-        self._call_within(device, "cuMemHostRegister", address, size, 0x1 | 0x2)
+        self.call_within(device, "cuMemHostRegister", address, size, 0x1 | 0x2)
         try:
-            return int(self._call_within(device, "cuMemHostGetDevicePointer", address, 0))
+            return int(self.call_within(device, "cuMemHostGetDevicePointer", address, 0))
         except BaseException:
             self.unregister(address)
             raise
 
     def unregister(self, address: int) -> None:
-        self._call_within(self._any_device(), "cuMemHostUnregister", address)
+        self.call_within(self._any_device(), "cuMemHostUnregister", address)
 
     # ---- contents and order ----
 
@@ -173,19 +183,19 @@ class CudaDriver:
 
     def synchronize(self, device: int) -> None:
         # Where there is no primary context, nothing runs in it; making one would take time and device memory.
-        _, active = self._call("cuDevicePrimaryCtxGetState", device)
+        _, active = self.call("cuDevicePrimaryCtxGetState", device)
         if active:
-            self._call_within(device, "cuCtxSynchronize")
+            self.call_within(device, "cuCtxSynchronize")
 
     def free_memory(self, device: int) -> int:
-        free, _ = self._call_within(device, "cuMemGetInfo")
+        free, _ = self.call_within(device, "cuMemGetInfo")
         return int(free)
 
     def record(self, stream: int, device: int) -> int:
-        flags = self._api.CUevent_flags.CU_EVENT_DISABLE_TIMING
-        event = int(self._call_within(device, "cuEventCreate", flags.value))
+        flags = self.api.CUevent_flags.CU_EVENT_DISABLE_TIMING
+        event = int(self.call_within(device, "cuEventCreate", flags.value))
         try:
-            self._call_within(device, "cuEventRecord", event, stream)
+            self.call_within(device, "cuEventRecord", event, stream)
         except BaseException:
             self.forget(event)
             raise
@@ -193,7 +203,7 @@ class CudaDriver:
 
     def passed(self, event: int) -> bool:
         try:
-            self._call_within(self._any_device(), "cuEventQuery", event)
+            self.call_within(self._any_device(), "cuEventQuery", event)
         except DriverError as error:
             if error.meaning is Meaning.NOT_READY:
                 return False
@@ -201,12 +211,26 @@ class CudaDriver:
         return True
 
     def forget(self, event: int) -> None:
-        self._call_within(self._any_device(), "cuEventDestroy", event)
+        self.call_within(self._any_device(), "cuEventDestroy", event)
 
     def wait(self, event: int) -> None:
-        self._call_within(self._any_device(), "cuEventSynchronize", event)
+        self.call_within(self._any_device(), "cuEventSynchronize", event)
 
     # ---- for those who call the driver themselves ----
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """What the function ``name`` of ``cuda.bindings.driver`` returns beside its code: nothing as (), one thing
+        as it is. Raises DriverError; Unsupported where this driver is older than the function, or after a fork."""
+        if _forks != self._forks:
+            raise _forked()
+        try:
+            return _answer(self.api, name, arguments)
+        except RuntimeError as error:  # of cuda.bindings: 'Function "cuMemMap" not found'
+            raise Unsupported(name, "a newer driver", f"one for CUDA {self.version} ({error})") from None
+
+    def call_within(self, device: int, name: str, *arguments: Any) -> Any:
+        """The same in the device's primary context; the caller's is current again afterwards."""
+        return self._within(device, (name, *arguments))
 
     def context(self, device: int) -> int:
         """The device's primary context (CUcontext), held until :meth:`close`. Raises DriverError."""
@@ -214,31 +238,24 @@ class CudaDriver:
 
     # ---- inside ----
 
-    def _call(self, name: str, *arguments: Any) -> Any:
-        if os.getpid() != self._process:
-            raise _forked()
-        return _answer(self._api, name, arguments)
-
-    def _call_within(self, device: int, name: str, *arguments: Any) -> Any:
-        """In the device's context; the caller's is current again afterwards."""
-        self._call("cuCtxPushCurrent", self._context(device))
+    def _within(self, device: int, *calls: tuple[Any, ...]) -> Any:
+        """What the first of them returns."""
+        self.call("cuCtxPushCurrent", self._context(device))
         try:
-            return self._call(name, *arguments)
-        finally:
-            self._call("cuCtxPopCurrent")
+            answers = [self.call(*each) for each in calls]
+        except BaseException:
+            self.api.cuCtxPopCurrent()  # whatever it says: after a fault of the device, that again
+            raise
+        self.call("cuCtxPopCurrent")
+        return answers[0]
 
     def _do_and_wait(self, device: int, name: str, *arguments: Any) -> None:
-        self._call("cuCtxPushCurrent", self._context(device))
-        try:
-            self._call(name, *arguments)
-            self._call("cuStreamSynchronize", 0)
-        finally:
-            self._call("cuCtxPopCurrent")
+        self._within(device, (name, *arguments), ("cuStreamSynchronize", 0))
 
     def _context(self, device: int) -> Any:
         with self._lock:
             if device not in self._contexts:
-                self._contexts[device] = self._call("cuDevicePrimaryCtxRetain", device)
+                self._contexts[device] = self.call("cuDevicePrimaryCtxRetain", device)
             return self._contexts[device]
 
     def _any_device(self) -> int:
@@ -248,10 +265,10 @@ class CudaDriver:
 
     def _device_of(self, *addresses: int) -> int:
         """That has the memory at the first address that is on a device."""
-        ordinal = self._api.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        ordinal = self.api.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         for address in addresses:
             try:
-                number = int(self._call("cuPointerGetAttribute", ordinal, address))
+                number = int(self.call("cuPointerGetAttribute", ordinal, address))
             except DriverError as error:
                 if error.meaning is not Meaning.INVALID:  # ordinary memory of the process
                     raise
@@ -262,8 +279,8 @@ class CudaDriver:
         return self._any_device()
 
     def _properties(self, location: Location, shareable: bool) -> Any:
-        made = self._api.CUmemAllocationProp()
-        made.type = self._api.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+        made = self.api.CUmemAllocationProp()
+        made.type = self.api.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         made.location.type = self._locations[location.kind]
         made.location.id = location.id
         if shareable:
@@ -271,15 +288,15 @@ class CudaDriver:
         return made
 
     def _describe(self, number: int) -> DeviceFacts:
-        device = self._call("cuDeviceGet", number)
+        device = self.call("cuDeviceGet", number)
         can = partial(self._can, device)
         # The second tells the parts of a device (MIG) from the whole; from CUDA 13 on there is no other.
-        named = "cuDeviceGetUuid_v2" if hasattr(self._api, "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
+        named = "cuDeviceGetUuid_v2" if hasattr(self.api, "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
         return DeviceFacts(
             number=number,
-            name=self._call("cuDeviceGetName", 256, device).split(b"\0")[0].decode(errors="replace"),
-            uuid=str(uuid.UUID(bytes=bytes(self._call(named, device).bytes))),
-            memory=int(self._call("cuDeviceTotalMem", device)),
+            name=self.call("cuDeviceGetName", 256, device).split(b"\0")[0].decode(errors="replace"),
+            uuid=str(uuid.UUID(bytes=bytes(self.call(named, device).bytes))),
+            memory=int(self.call("cuDeviceTotalMem", device)),
             unified=can("UNIFIED_ADDRESSING"),
             manages_addresses=can("VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"),
             shares_by_descriptor=can("HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED"),
@@ -290,9 +307,9 @@ class CudaDriver:
         )
 
     def _can(self, device: Any, what: str) -> bool:
-        attribute = getattr(self._api.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{what}")
+        attribute = getattr(self.api.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{what}")
         try:
-            return bool(self._call("cuDeviceGetAttribute", attribute, device))
+            return bool(self.call("cuDeviceGetAttribute", attribute, device))
         except DriverError as error:
             if error.meaning is Meaning.INVALID:  # a driver that is older than the attribute
                 return False
@@ -304,6 +321,8 @@ def _bindings() -> Any:
         from cuda.bindings import driver
     except ImportError as error:
         raise Unsupported("CUDA", _EXTRA, f"no cuda.bindings ({error})") from None
+    if not hasattr(driver.CUdevice_attribute, "CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"):
+        raise Unsupported("CUDA", _EXTRA, "a cuda.bindings from before 12.9")
     return driver
 
 
@@ -325,24 +344,25 @@ def _start(api: Any) -> str:
             raise _forked() from None
         raise Unsupported("CUDA", "NVIDIA's driver and a device that it can use", str(error)) from None
     except RuntimeError as error:
-        # What cuda.bindings raises where the linker finds no libcuda.so.1.
-        raise Unsupported("CUDA", "NVIDIA's driver (libcuda.so.1)", f"none that can be loaded: {error}") from None
+        # What cuda.bindings raises where the linker finds no libcuda.so.1, in several lines or in one.
+        said = " ".join(str(error).split())
+        raise Unsupported("CUDA", "NVIDIA's driver (libcuda.so.1)", f"none that can be loaded: {said}") from None
     return version
 
 
 def _answer(api: Any, name: str, arguments: tuple[Any, ...]) -> Any:
     """What a call returned beside its code, if anything. Raises DriverError."""
     try:
-        code, *rest = getattr(api, name)(*arguments)
-    except ValueError as error:
+        answer: tuple[Any, ...] = getattr(api, name)(*arguments)
+    except (ValueError, KeyError) as error:
         # A code that is younger than cuda.bindings: its enumeration refuses it, and says the number first.
         number = str(error).split()[0]
         if not number.isdecimal():
             raise
         raise DriverError(name, int(number), "an error that cuda.bindings does not know", Meaning.OTHER) from None
-    if code:
-        raise _error(api, name, code)
-    return rest[0] if len(rest) == 1 else tuple(rest)
+    if answer[0]:
+        raise _error(api, name, answer[0])
+    return answer[1] if len(answer) == 2 else answer[1:]
 
 
 def _error(api: Any, call: str, code: Any) -> DriverError:
@@ -354,7 +374,7 @@ def _error(api: Any, call: str, code: Any) -> DriverError:
     )
 
 
-def _release(api: Any, contexts: dict[int, Any], process: int) -> None:
-    while contexts and os.getpid() == process:
+def _release(api: Any, contexts: dict[int, Any], forks: int) -> None:
+    while contexts and _forks == forks:
         device, _ = contexts.popitem()
         api.cuDevicePrimaryCtxRelease(device)  # an error at exit: the driver has ended before us

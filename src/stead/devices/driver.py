@@ -2,9 +2,9 @@
 at the other.
 
 CUDA, HIP and Level Zero offer the same dozen calls under other names. A :class:`Driver` is one of them, with
-numbers for handles; it decides nothing, keeps no table and retries nothing.
-:class:`stead.devices.space.DeviceSpace` does, and tests run all drivers over libraries that do the same on this
-host's memory (tests/doubles/).
+numbers for handles; it decides nothing, and keeps no table and retries nothing but where its library does not do
+by itself what is promised here. :class:`stead.devices.space.DeviceSpace` does, and tests run all drivers over
+libraries that do the same on this host's memory (tests/doubles/).
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stead.devices.driver import DeviceFacts, DriverError, Location, Meaning
-from stead.devices.library import DriverLibrary, already_loaded, on_the_host, opened, reserved
+from stead.devices.library import DriverLibrary, already_loaded, duplicate, on_the_host, opened, reserved
 from stead.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class _Access(ctypes.Structure):
 
 _POINTER, _HANDLE, _INT, _SIZE = POINTER(c_void_p), c_void_p, POINTER(c_int), POINTER(c_size_t)
 FUNCTIONS = {
-    "hipGetErrorName": (c_int,), "hipInit": (c_uint,), "hipRuntimeGetVersion": (_INT,), "hipGetDeviceCount": (_INT,), "hipGetDevice": (_INT,),
-    "hipSetDevice": (c_int,), "hipDeviceSynchronize": (),
+    "hipGetErrorName": (c_int,), "hipInit": (c_uint,), "hipRuntimeGetVersion": (_INT,),
+    "hipGetDeviceCount": (_INT,), "hipGetDevice": (_INT,), "hipSetDevice": (c_int,), "hipDeviceSynchronize": (),
     "hipDeviceGetName": (c_char_p, c_int, c_int), "hipDeviceGetUuid": (POINTER(c_char * 16), c_int),
     "hipDeviceTotalMem": (_SIZE, c_int), "hipDeviceGetAttribute": (_INT, c_int, c_int),
     "hipMemGetInfo": (_SIZE, _SIZE),
@@ -111,7 +111,7 @@ class HipDriver:
 
     def __init__(self, library: str | None = None) -> None:
         there = library or already_loaded("libamdhip64.so")
-        runtime = opened("HIP", [there] if there else LIBRARIES)
+        runtime = opened("HIP", "the runtime of AMD's ROCm (libamdhip64.so)", [there] if there else LIBRARIES)
 
         def named(code: int) -> str:
             name: bytes | None = runtime.hipGetErrorName(code)
@@ -235,7 +235,7 @@ class HipDriver:
     # ---- physical memory ----
 
     def _at(self, location: Location) -> AbstractContextManager[None]:
-        return self._on(location.id if location.kind == "device" else self._number("hipGetDevice"))
+        return self._on(location.id) if location.kind == "device" else nullcontext()
 
     def create(self, size: int, location: Location, *, shareable: bool) -> int:
         got = c_void_p()
@@ -257,7 +257,7 @@ class HipDriver:
 
     def adopt(self, fd: int, size: int, location: Location) -> int:
         # 7.14 reads the descriptor as late as hipMemSetAccess (rocm-systems#8440): this one lives as the handle.
-        descriptor = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        descriptor = duplicate("hipMemImportFromShareableHandle", fd)
         given, got = c_int(descriptor), c_void_p()
         by_value = self._version >= DESCRIPTOR_BY_VALUE
         os_handle = c_void_p(descriptor) if by_value else ctypes.cast(byref(given), c_void_p)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from ctypes import addressof, byref, c_size_t, c_ubyte, c_uint32, c_void_p
 from functools import cached_property
 from threading import Lock
@@ -18,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from stead.devices import ze
 from stead.devices.driver import DeviceFacts, DriverError, Location, Meaning
-from stead.devices.library import DriverLibrary, already_loaded, on_the_host, opened, reserved
+from stead.devices.library import (
+    DriverLibrary,
+    already_loaded,
+    duplicate,
+    on_the_host,
+    opened,
+    reserved,
+    same_file,
+)
 from stead.devices.outliving import Mappings
 from stead.errors import RollbackFailed, Unsupported
 from stead.ranges import Range
@@ -43,11 +52,8 @@ class LevelZeroDriver:
 
     def __init__(self, library: str | None = None) -> None:
         there = library or already_loaded("libze_loader.so")
-        meanings = {code: meaning for code, (_, meaning) in ze.RESULTS.items()}
-        self._ze = DriverLibrary(
-            "Level Zero", opened("Level Zero", [there or "libze_loader.so.1"]), ze.FUNCTIONS, ze.NEWER, meanings,
-            lambda code: f"ZE_RESULT_{ze.RESULTS[code][0]}" if code in ze.RESULTS else f"{code:#x}",
-        )  # fmt: skip
+        loader = opened("Level Zero", "its loader (libze_loader.so.1)", [there or "libze_loader.so.1"])
+        self._ze = DriverLibrary("Level Zero", loader, ze.FUNCTIONS, ze.NEWER, ze.MEANINGS, ze.result_name)
         self._mapping = Lock()  # whose holder maps, unmaps, allows
         self._mapped = Mappings()
         self._listing = Lock()  # whose holder uses the lists, which must not be used at once
@@ -55,7 +61,7 @@ class LevelZeroDriver:
         self._pools: dict[int, int] = {}
         try:
             self._ze.call("zeInit", ze.GPU_ONLY)
-            drivers = self._handles("zeDriverGet")
+            drivers = self._many("zeDriverGet", c_void_p)
             found = [(driver, gpus) for driver in drivers if (gpus := self._gpus(driver))]
         except DriverError as error:
             raise Unsupported("Level Zero", "a driver with a GPU", str(error)) from error
@@ -70,15 +76,17 @@ class LevelZeroDriver:
         self._ze.check_process()
         return lock
 
-    def _handles(self, function: str, *of: Any) -> list[int]:
+    def _many(self, function: str, kind: type[Any], *of: Any) -> list[Any]:
+        """All that a function has of a kind, which is asked for their number first."""
         count = c_uint32()
         self._ze.call(function, *of, byref(count), None)
-        got = (c_void_p * count.value)()
+        got = (kind * count.value)(*(kind() for _ in range(count.value)))
         self._ze.call(function, *of, byref(count), got)
-        return [each for each in got[: count.value] if each]
+        return list(got[: count.value])
 
     def _gpus(self, driver: int) -> list[int]:
-        return [each for each in self._handles("zeDeviceGet", driver) if self._properties(each).type == ze.GPU]
+        devices = self._many("zeDeviceGet", c_void_p, driver)
+        return [each for each in devices if self._properties(each).type == ze.GPU]
 
     def _properties(self, device: int) -> ze.DeviceProperties:
         properties = ze.DeviceProperties()
@@ -87,9 +95,7 @@ class LevelZeroDriver:
 
     def _device(self, call: str, location: Location) -> int:
         if on_the_host(location).kind == "host node":
-            raise DriverError(
-                call, -1, "nothing", Meaning.UNSUPPORTED, "Level Zero knows no NUMA nodes of the host"
-            )
+            raise DriverError(call, -1, "nothing", Meaning.UNSUPPORTED, "Level Zero knows no NUMA nodes")
         number = location.id if location.kind == "device" else 0
         if not 0 <= number < len(self._devices):
             raise DriverError(call, -1, "nothing", Meaning.INVALID, f"device {number} of {len(self._devices)}")
@@ -107,7 +113,9 @@ class LevelZeroDriver:
             number=number,
             name=properties.name.decode(errors="replace"),
             uuid=bytes(properties.uuid).hex(),
-            memory=sum(each.size for each in self._memories(device)),
+            memory=sum(
+                each.size for each in self._many("zeDeviceGetMemoryProperties", ze.MemoryProperties, device)
+            ),
             unified=bool(access.host & ze.READ_WRITE),
             manages_addresses=self._manages(number),
             shares_by_descriptor=self._ze.has("zePhysicalMemGetProperties") and self._shared_as(device) != 0,
@@ -116,13 +124,6 @@ class LevelZeroDriver:
             manages_memory=bool(access.shared & ze.READ_WRITE),
             host_located=self._host_located,
         )
-
-    def _memories(self, device: int) -> list[ze.MemoryProperties]:
-        count = c_uint32()
-        self._ze.call("zeDeviceGetMemoryProperties", device, byref(count), None)
-        got = (ze.MemoryProperties * count.value)(*(ze.MemoryProperties() for _ in range(count.value)))
-        self._ze.call("zeDeviceGetMemoryProperties", device, byref(count), got)
-        return list(got[: count.value])
 
     def _manages(self, number: int) -> bool:
         try:
@@ -141,11 +142,8 @@ class LevelZeroDriver:
 
     @cached_property
     def _extensions(self) -> frozenset[str]:
-        count = c_uint32()
-        self._ze.call("zeDriverGetExtensionProperties", self._driver, byref(count), None)
-        got = (ze.Extension * count.value)()
-        self._ze.call("zeDriverGetExtensionProperties", self._driver, byref(count), got)
-        return frozenset(each.name.decode() for each in got[: count.value])
+        found = self._many("zeDriverGetExtensionProperties", ze.Extension, self._driver)
+        return frozenset(each.name.decode() for each in found)
 
     @cached_property
     def _host_located(self) -> bool:
@@ -224,12 +222,12 @@ class LevelZeroDriver:
 
     def adopt(self, fd: int, size: int, location: Location) -> int:
         kind = self._sharing("zePhysicalMemCreate", location)
-        given = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        given = duplicate("zePhysicalMemCreate", fd)
         try:
             return self._physical(size, location, ze.ImportDescriptor(flags=kind, fd=given))
         finally:
             # The specification does not say whose the descriptor is afterwards.
-            if _same_file(fd, given):
+            if same_file(fd, given):
                 os.close(given)
 
     # ---- the one at the other ----
@@ -254,17 +252,26 @@ class LevelZeroDriver:
                 self._map_again(done, error)
                 raise
             for handle in self._mapped.unmapped([start for start, _ in inside]):
-                self._ze.call("zePhysicalMemDestroy", self._context, handle)
+                self._destroy_at_last(handle)
+
+    def _destroy_at_last(self, handle: int) -> None:
+        # It is unmapped all the same; a device that is lost gives its memory back with the process.
+        with suppress(DriverError):
+            self._ze.call("zePhysicalMemDestroy", self._context, handle)
 
     def _map_again(self, gone: list[tuple[int, Mapping]], cause: DriverError) -> None:
+        lost: list[tuple[int, DriverError]] = []
         for start, each in gone:
             try:
                 self._map(start, each.size, each.handle, each.access)
             except DriverError as error:
-                where = Range.sized(start, each.size)
-                raise RollbackFailed(
-                    f"{where} is not mapped any more ({error}), after: {cause}", [where]
-                ) from error
+                lost.append((start, error))
+        if lost:
+            where = [Range.sized(start, each.size) for start, each in gone if start in dict(lost)]
+            for handle in self._mapped.unmapped([start for start, _ in lost]):
+                self._destroy_at_last(handle)
+            text = f"{', '.join(map(str, where))}: not mapped any more ({lost[0][1]}), after: {cause}"
+            raise RollbackFailed(text, where) from cause
 
     def allow(self, address: int, size: int, who: Sequence[Location], access: DeviceAccess) -> None:
         call = "zeVirtualMemSetAccessAttribute"
@@ -334,10 +341,7 @@ class LevelZeroDriver:
     def _list(self, device: int) -> int:
         """An immediate command list whose commands are done when they return. Under the lock, as all its use."""
         if device not in self._lists:
-            count = c_uint32()
-            self._ze.call("zeDeviceGetCommandQueueGroupProperties", device, byref(count), None)
-            groups = (ze.QueueGroup * count.value)(*(ze.QueueGroup() for _ in range(count.value)))
-            self._ze.call("zeDeviceGetCommandQueueGroupProperties", device, byref(count), groups)
+            groups = self._many("zeDeviceGetCommandQueueGroupProperties", ze.QueueGroup, device)
             ordinal = next((n for n, group in enumerate(groups) if group.flags & ze.COMPUTE), 0)
             got, description = c_void_p(), ze.QueueDescription(ordinal=ordinal, mode=ze.SYNCHRONOUS)
             self._ze.call("zeCommandListCreateImmediate", self._context, device, byref(description), byref(got))
@@ -391,10 +395,3 @@ class LevelZeroDriver:
 
     def wait(self, event: int) -> None:
         self._ze.call("zeEventHostSynchronize", event, ze.FOREVER)
-
-
-def _same_file(one: int, other: int) -> bool:
-    try:
-        return os.path.sameopenfile(one, other)
-    except OSError:
-        return False  # closed

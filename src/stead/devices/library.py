@@ -5,6 +5,8 @@ into errors. Knows no driver; :mod:`stead.devices.hip` and :mod:`stead.devices.l
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,17 +33,15 @@ def already_loaded(stem: str) -> str | None:
     return None
 
 
-def opened(driver: str, names: Sequence[str]) -> ctypes.CDLL:
-    """The first of ``names`` that can be loaded. Raises Unsupported."""
+def opened(driver: str, needs: str, names: Sequence[str]) -> ctypes.CDLL:
+    """The first of ``names`` that can be loaded; otherwise raises Unsupported, since ``driver`` ``needs`` it."""
     refusals = []
     for name in names:
         try:
             return ctypes.CDLL(name)
         except OSError as error:
             refusals.append(str(error))
-    raise Unsupported(
-        driver, f"its library ({names[0]})", refusals[0] if len(refusals) == 1 else "none of it here"
-    )
+    raise Unsupported(driver, needs, f"none that can be loaded ({refusals[0]})")
 
 
 class DriverLibrary:
@@ -103,8 +103,26 @@ class DriverLibrary:
         return DriverError(function, code, self._named(code), self._meanings.get(code, Meaning.OTHER), text)
 
 
+def duplicate(call: str, fd: int) -> int:
+    """Another descriptor of the same, close-on-exec and not 0, for ``call``. Raises DriverError."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    except (OSError, ValueError) as error:
+        code = error.errno or -1 if isinstance(error, OSError) else errno.EBADF
+        meaning = Meaning.INVALID if code == errno.EBADF else Meaning.OUT_OF_MEMORY
+        raise DriverError(call, -1, "nothing", meaning, f"descriptor {fd}: {os.strerror(code)}") from error
+
+
+def same_file(one: int, other: int) -> bool:
+    """Whether two descriptors are open, and of the same file."""
+    try:
+        return os.path.sameopenfile(one, other)
+    except OSError:
+        return False
+
+
 def on_the_host(location: Location) -> Location:
-    """The host instead of its only NUMA node, for drivers that know no nodes; elsewise the location itself."""
+    """The host instead of its only NUMA node, for drivers that know no nodes; otherwise the location itself."""
     if location.kind == "host node" and location.id == 0 and _one_node():
         return Location("host")
     return location

@@ -5,14 +5,16 @@ device that shares *system* memory (CL_DEVICE_SVM_FINE_GRAIN_SYSTEM) reads and w
 arena, a heap, a reservation, and what the raw pointers in them point to. Queues, programs and kernels are
 pyopencl's own.
 
-Some devices do it and do not say so, PoCL's processors before 4.0 among them. A device of type CPU that works in
+Some devices do it and do not say so, among them the processors of PoCL 3.0. A device of type CPU that works in
 the host's memory is therefore tried: see :func:`_try`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import mmap
+import os
+import subprocess
+import sys
 from functools import lru_cache, reduce
 from importlib import import_module
 from operator import and_
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 from stead import _native, ledger
 from stead.devices.constraints import EVERYWHERE, DeviceConstraints, bits
+from stead.devices.opencl_trial import SHARES
 from stead.errors import Unsupported
 from stead.ranges import Range
 from stead.sizes import parse_address
@@ -40,39 +43,40 @@ _CAPABILITIES = {
     "FINE_GRAIN_SYSTEM": "system memory",
     "ATOMICS": "atomics",
 }
+_NEEDED = "a device that shares system memory (CL_DEVICE_SVM_FINE_GRAIN_SYSTEM)"
 
 
 class Sharing:
-    """The memory of this process, for kernels of ``target``: a pyopencl Device, or a Context, for all its devices.
+    """The memory of this process, for kernels of ``target``: a pyopencl Device, or a Context, for all its
+    devices; by default the first device that shares it.
 
     ``evidence``: "declared" where the devices say that they share system memory; "tried" where one does not say
-    so and was seen to. With ``declared=True`` only what is said counts.
+    so and was seen to. With ``declared=True`` only what is said counts. ``constraints``: what they ask of a place.
 
-    Raises Unsupported that says what the device has instead, or that pyopencl is missing; TypeError.
+    Raises Unsupported that says what the device has instead, or that pyopencl or a driver is missing; TypeError.
     """
 
+    devices: tuple[pyopencl.Device, ...]
     evidence: Literal["declared", "tried"]
+    constraints: DeviceConstraints
 
-    def __init__(self, target: pyopencl.Device | pyopencl.Context, *, declared: bool = False) -> None:
+    def __init__(
+        self, target: pyopencl.Device | pyopencl.Context | None = None, *, declared: bool = False
+    ) -> None:
         cl = _pyopencl()
-        if isinstance(target, cl.Device):
-            self.devices: tuple[pyopencl.Device, ...] = (target,)
+        if target is None:
+            self.devices = (_first(declared),)
+        elif isinstance(target, cl.Device):
+            self.devices = (target,)
         elif isinstance(target, cl.Context):
             self.devices = tuple(target.devices)
         else:
             raise TypeError(f"target is {target!r}, must be a pyopencl Device or Context")
-        self.evidence = "declared"
         for each in self.devices:
-            if "FINE_GRAIN_SYSTEM" in capabilities(each):
-                continue
-            why_not = "only what it says was to count" if declared else _try(each)
-            if why_not:
-                raise Unsupported(
-                    f"sharing the addresses of this process with {each.name}",
-                    "a device that shares system memory (CL_DEVICE_SVM_FINE_GRAIN_SYSTEM)",
-                    f"{_listed(each)} ({why_not})",
-                )
-            self.evidence = "tried"
+            if why_not := _why_not(each, declared):
+                raise Unsupported(f"sharing the addresses of this process with {_name(each)}", _NEEDED, why_not)
+        said = all("FINE_GRAIN_SYSTEM" in capabilities(each) for each in self.devices)
+        self.evidence = "declared" if said else "tried"
         self.constraints = reduce(and_, map(constraints_of, self.devices))
 
     def argument(self, memory: Buffer | SupportsIndex) -> pyopencl.SVM[Any]:
@@ -103,32 +107,33 @@ class Sharing:
         """Say that ``kernel`` follows pointers to memory that is not among its arguments, and return it. Where a
         device does not say that it shares system memory, there is nobody to say it to.
 
-        Raises AddressSpaceError where the driver refuses."""
+        Raises Unsupported where the driver refuses."""
         if self.evidence == "declared":
             _announce(kernel)
         return kernel
 
     def __repr__(self) -> str:
-        return f"<Sharing with {', '.join(each.name for each in self.devices)}, {self.evidence}>"
+        return f"<Sharing with {', '.join(map(_name, self.devices))}, {self.evidence}>"
 
 
 def devices() -> tuple[pyopencl.Device, ...]:
-    """Every device of every platform, in the order of "opencl:N". Raises Unsupported."""
+    """Every device of every platform, in the order of "opencl:N". Raises Unsupported where there is none."""
     cl = _pyopencl()
     try:
         platforms = cl.get_platforms()
     except cl.Error as error:
         raise _none(str(error)) from None
-    return tuple(each for platform in platforms for each in _devices(cl, platform))
+    there = tuple(each for platform in platforms for each in _devices(cl, platform))
+    if not there:
+        raise _none("drivers without a device")
+    return there
 
 
 def device(number: int) -> pyopencl.Device:
     """Number ``number`` of :func:`devices`. Raises ValueError where there are not so many, Unsupported."""
     there = devices()
-    if not there:
-        raise _none("drivers without a device")
     if not 0 <= number < len(there):
-        names = ", ".join(f"opencl:{i} ({each.name.strip()})" for i, each in enumerate(there))
+        names = ", ".join(f"opencl:{i} ({_name(each)})" for i, each in enumerate(there))
         raise ValueError(f"device is 'opencl:{number}', must be one of {names}")
     return there[number]
 
@@ -148,7 +153,7 @@ def constraints_of(device: pyopencl.Device) -> DeviceConstraints:
     buffer can begin there (CL_DEVICE_MEM_BASE_ADDR_ALIGN)."""
     wide = int(device.address_bits)
     return DeviceConstraints(
-        device.name.strip() or "OpenCL device",
+        _name(device),
         "OpenCL",
         bits(wide) if wide < 64 else EVERYWHERE,
         alignment=_power_of_two(int(device.mem_base_addr_align) // 8),
@@ -191,9 +196,28 @@ def _power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def _listed(device: pyopencl.Device) -> str:
+def _name(device: pyopencl.Device) -> str:
+    return device.name.strip() or "a device without a name"
+
+
+def _first(declared: bool) -> pyopencl.Device:
+    """The first device that shares the memory of this process."""
+    found = []
+    for each in devices():
+        if not (why_not := _why_not(each, declared)):
+            return each
+        found.append(f"{_name(each)} has {why_not}")
+    raise Unsupported("sharing the addresses of this process", _NEEDED, "; ".join(found))
+
+
+def _why_not(device: pyopencl.Device, declared: bool) -> str:
+    """What it has instead of system memory that it shares; "" if it shares it."""
     has = capabilities(device)
-    return ", ".join(text for name, text in _CAPABILITIES.items() if name in has) or "no shared memory at all"
+    if "FINE_GRAIN_SYSTEM" in has:
+        return ""
+    why_not = "only what it says was to count" if declared else _try(device)
+    listed = ", ".join(text for name, text in _CAPABILITIES.items() if name in has) or "no shared memory at all"
+    return f"{listed} ({why_not})" if why_not else ""
 
 
 def _none(found: str) -> Unsupported:
@@ -225,52 +249,38 @@ def _announce(kernel: pyopencl.Kernel) -> None:
 
 # ---- does it, without saying so? ------------------------------------------------------------------
 
-_TRIAL = """
-__kernel void stead_where(__global ulong *buffer, __global ulong *said) { *said = (ulong)buffer; }
-__kernel void stead_follow(__global ulong *memory) {
-    __global ulong *other = (__global ulong *)memory[0];
-    memory[1] = (ulong)memory;
-    other[1] = other[0] + 1;
-}
-"""
+_TRIAL_SECONDS = 120
 
 
 @lru_cache
 def _try(device: pyopencl.Device) -> str:
     """Whether ``device`` uses the process's addresses though it does not say so: "" if it does, or why not.
 
-    First a buffer in the host's memory, by the standard: a kernel says where it sees it. Only a device that sees
-    it at the host's own address, and so computes in this address space, is then given raw pointers to ordinary
-    memory, as an argument and inside it.
+    Tried in a process of its own (:mod:`stead.devices.opencl_trial`): a driver that cannot do something may end
+    its process, as PoCL does where there is no linker.
     """
     cl = _pyopencl()
     if not device.type & cl.device_type.CPU:
         return "it is not tried, being no CPU"
     if not device.host_unified_memory or "FINE_GRAIN_BUFFER" not in capabilities(device):
         return "it is not tried, having memory of its own"
-    memory, other, said = (mmap.mmap(-1, mmap.PAGESIZE) for _ in range(3))
-    here, there, heard = (memoryview(each).cast("Q") for each in (memory, other, said))
-    start, start_of_other = (ctypes.addressof(ctypes.c_char.from_buffer(each)) for each in (memory, other))
+    if device not in (there := devices()):
+        return "it is not tried, being a part of a device"
     try:
-        context = cl.Context([device])
-        queue = cl.CommandQueue(context)
-        program = cl.Program(context, _TRIAL).build()
-        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR
-        buffer, answer = (cl.Buffer(context, flags, hostbuf=each) for each in (memory, said))
-        program.stead_where(queue, (1,), (1,), buffer, answer)
-        cl.enqueue_copy(queue, said, answer)
-        queue.finish()
-        del buffer, answer
-        if heard[0] != start:
-            return f"a buffer at {start:#x} is at {heard[0]:#x} for it"
-        here[0], there[0] = start_of_other, 41
-        program.stead_follow(queue, (1,), (1,), cl.SVM(memory))
-        queue.finish()
-        if (here[1], there[1]) != (start, 42):
-            return "what a kernel wrote by a raw pointer did not arrive"
-    except cl.Error as error:
-        return f"a trial was refused: {error}"
-    finally:
-        for view in (here, there, heard):
-            view.release()
-    return ""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "stead.devices.opencl_trial", str(there.index(device))],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TRIAL_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"it could not be tried: {error}"
+    said = done.stdout.strip()
+    if done.returncode == 0:
+        return "" if said == SHARES else said or "a trial said nothing"
+    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    last = next(reversed(done.stderr.strip().splitlines()), "without a word")
+    return f"a trial ended with {how}: {last}"

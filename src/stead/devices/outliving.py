@@ -1,5 +1,5 @@
-"""What is mapped through Level Zero, which does not look after that itself: memory whose handle is destroyed is gone
-from under its mappings, an unmapping is of the one that begins there, and access is of all devices at once."""
+"""What is mapped through Level Zero, which does not look after that itself: memory whose handle is destroyed is
+gone from under its mappings, an unmapping is of the one that begins there, and access is of all devices."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class Mappings:
         return found
 
     def released(self, handle: int) -> bool:
-        """Whether the handle can be destroyed now; otherwise when :meth:`unmapped` says so."""
+        """Whether the handle can be destroyed now; otherwise when :meth:`unmapped` says so. DriverError where it
+        was released before."""
+        if handle in self._released:
+            raise DriverError("zePhysicalMemDestroy", -1, "nothing", Meaning.INVALID, "it was released before")
         if all(each.handle != handle for each in self._all.values()):
             return True
         self._released.add(handle)

@@ -57,6 +57,28 @@ def _unmap_all(driver: Driver, done: Sequence[Range], cause: BaseException) -> N
         raise RollbackFailed(f"{cause}; and still mapped: {', '.join(map(str, left))}", left) from cause
 
 
+def unmap_all(driver: Driver, mapped: Sequence[Mapped]) -> None:
+    """Unmap every one, and keep its memory. Raises DriverError, and all are mapped as before; RollbackFailed."""
+    gone: list[Mapped] = []
+    try:
+        for each in mapped:
+            driver.unmap(each.range.start, each.range.size)
+            gone.append(each)
+    except DriverError as error:
+        map_again(driver, gone, error)
+        raise refused(error, f"unmapping {mapped[len(gone)].range}") from error
+
+
+def map_again(driver: Driver, gone: Sequence[Mapped], cause: BaseException) -> None:
+    """After what failed behind their unmapping."""
+    try:
+        map_all(driver, gone)
+    except Exception as error:
+        lost = [each.range for each in gone]
+        text = f"{cause}; and {', '.join(map(str, lost))} could not be mapped again: {error}"
+        raise RollbackFailed(text, lost) from cause
+
+
 # ---- pausing --------------------------------------------------------------------------------------
 
 
@@ -79,18 +101,7 @@ def take_away(driver: Driver, mapped: Sequence[Mapped], keep: bool) -> list[Away
                 "memory that was sent, or received",
             )
     away = [Away(each, _saved(driver, each) if keep else None) for each in mapped]
-    gone: list[Mapped] = []
-    try:
-        for each in mapped:
-            driver.unmap(each.range.start, each.range.size)
-            gone.append(each)
-    except DriverError as error:
-        try:
-            map_all(driver, gone)
-        except Exception as another:
-            lost = [each.range for each in gone]
-            raise RollbackFailed(f"{error}; and {another}", lost) from error
-        raise refused(error, "pausing") from error
+    unmap_all(driver, mapped)
     for each in mapped:
         each.physical.release(each.first, each.count)
     return away

@@ -87,9 +87,9 @@ class Registered(ProcessSpace):
         super().commit(where, source, access)
         try:
             there = self._driver.register(where.start, where.size)
-        except BaseException as error:
+        except DriverError as error:
             self._take_back_after(error, where)
-            raise refused(error, f"registering {where}") if isinstance(error, DriverError) else error from error
+            raise refused(error, f"registering {where}") from error
         self._registered[where.start] = where.size
         if there != where.start:
             lacking = Unsupported(

@@ -14,15 +14,15 @@ import os
 import threading
 import warnings
 from collections import deque
-from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from stead import _native
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.devices.mapped import ByAddress, Mapped
 from stead.devices.memory import DeviceBacking, DeviceSource, refused
-from stead.devices.placing import ACCESS, Away, bring_back, map_all, take_away
+from stead.devices.placing import ACCESS, Away, bring_back, map_again, map_all, take_away, unmap_all
 from stead.devices.view import DeviceView
 from stead.errors import AddressSpaceError, LimitReached, Obstacle, Occupied, Paused, RollbackFailed, Unsupported
 from stead.placement import Footprint, quiet_windows
@@ -30,7 +30,7 @@ from stead.ranges import Range, RangeSet, align_down, align_up
 from stead.space.process import this_process
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Sequence
 
     from stead.backing import Backing
     from stead.devices.driver import DeviceAccess, DeviceFacts, Driver
@@ -58,12 +58,13 @@ class DeviceSpace:
         self._host = this_process()
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self._locked = _Locked(self)
         self._ended: deque[Range] = deque()  # of reservations that nobody has any more, to be released
         self._held: dict[int, int] = {}  # sizes of the driver's reservations, by their starts
         self._mapped = ByAddress()
         self._away: list[Away] = []  # what is paused
         self._evaded: tuple[Range, int] | None = (
-            None  # the last claim for which the driver went elsewhere, and where
+            None  # the last claim that the driver did not follow: where it went
         )
 
     # ---- what is known ----
@@ -85,14 +86,14 @@ class DeviceSpace:
         return Footprint(self._host.outline(within).occupied, self.granularity)
 
     def footprint(self, within: Range) -> Footprint:
-        with self._locked():
+        with self._locked:
             ours = RangeSet(Range.sized(*each) for each in list(self._held.items()))
         return Footprint(self._host.footprint(within).occupied | ours, self.granularity)
 
     def obstacle(self, where: Range) -> Obstacle | None:
         if (found := self._host.obstacle(where)) is not None:
             return found
-        with self._locked():
+        with self._locked:
             for start, size in list(self._held.items()):
                 if where.overlaps(Range.sized(start, size)):
                     return Obstacle(
@@ -121,7 +122,7 @@ class DeviceSpace:
             got = self.driver.reserve(size, self.granularity, start)
         except DriverError as error:
             raise self._not_claimed(error, where) from error
-        with self._locked():
+        with self._locked:
             self._held[got] = size
             if got != start:
                 self._evaded = (where, got)
@@ -151,19 +152,27 @@ class DeviceSpace:
     def release(self, where: Range) -> None:
         """Give back exactly one reservation, and whatever is mapped in it. Raises DriverError, and changes nothing
         that the driver refuses to; ValueError where it is none."""
-        with self._locked():
+        with self._locked:
             self._release(where)
 
     def _release(self, where: Range) -> None:
         if self._held.get(where.start) != where.size:
             raise ValueError(f"{where} is no reservation of {self!r}")
-        self._unmap(where)
+        mapped = self._mapped.overlapping(where)
+        if mapped:
+            self._wait_for(mapped)
+            unmap_all(self.driver, mapped)
         try:
             self.driver.free(where.start, where.size)
         except DriverError as error:
+            map_again(self.driver, mapped, error)
             raise refused(error, f"giving back {where}") from error
         del self._held[where.start]
-        self._away = [each for each in self._away if not where.contains(each.mapped.range)]
+        for each in mapped:
+            self._mapped.remove(each)
+            each.physical.release(each.first, each.count)
+        if self._away:
+            self._away = [each for each in self._away if not where.contains(each.mapped.range)]
 
     def at_the_end(self, where: Range) -> _native.Finalizer | None:
         return _native.Finalizer(DeviceSpace._end, self, where)
@@ -188,14 +197,6 @@ class DeviceSpace:
             finally:
                 self._lock.release()
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            with self._lock:
-                yield
-        finally:
-            self._release_ended()
-
     # ---- memory ----
 
     def secure(self, backing: Backing | DeviceBacking | None, size: int, writable: bool) -> DeviceSource:
@@ -215,7 +216,7 @@ class DeviceSpace:
                 f"size is {where.size}, and the memory has {physical.size}: it comes in pieces of {physical.piece}"
             )
         mapped = Mapped(where, physical, 0, access)
-        with self._locked():
+        with self._locked:
             if not any(Range.sized(*each).contains(where) for each in list(self._held.items())):
                 raise ValueError(f"{where} is in no reservation of {self!r}")
             try:
@@ -227,22 +228,16 @@ class DeviceSpace:
             self._mapped.add(mapped)
 
     def decommit(self, where: Range) -> bool:
-        with self._locked():
+        with self._locked:
             self._check_not_paused(where)
-            self._unmap(where)
+            found = self._mapped.overlapping(where)
+            inside = [each.cut(where) for each in found]  # before anything has changed
+            self._wait_for(inside)
+            unmap_all(self.driver, inside)
+            for whole, part in zip(found, inside, strict=True):
+                self._replace(whole, part.range)
+                part.physical.release(part.first, part.count)
         return True
-
-    def _unmap(self, where: Range) -> None:
-        found = self._mapped.overlapping(where)
-        inside = [each.cut(where) for each in found]  # before anything has changed
-        self._wait_for(inside)
-        for whole, part in zip(found, inside, strict=True):
-            try:
-                self.driver.unmap(part.range.start, part.range.size)
-            except DriverError as error:
-                raise refused(error, f"unmapping {part.range}") from error
-            self._replace(whole, part.range)
-            part.physical.release(part.first, part.count)
 
     def _replace(self, whole: Mapped, gone: Range, *instead: Mapped) -> None:
         self._mapped.remove(whole)
@@ -262,7 +257,7 @@ class DeviceSpace:
 
     def protect(self, where: Range, access: Access) -> None:
         allowed = _allowed(access)
-        with self._locked():
+        with self._locked:
             self._check_not_paused(where)
             for whole in self._mapped.overlapping(where):
                 part = whole.cut(where)
@@ -277,7 +272,7 @@ class DeviceSpace:
 
     def view(self, where: Range, writable: bool, owner: object) -> memoryview | DeviceView:
         """Memory of the host as a memoryview, a device's as a :class:`DeviceView`."""
-        with self._locked():
+        with self._locked:
             self._check_not_paused(where)
             found = self._mapped.overlapping(where)
         if not found:
@@ -291,7 +286,7 @@ class DeviceSpace:
 
     def pause(self, where: Range, keep: bool) -> None:
         """See :meth:`stead.Reservation.pause`."""
-        with self._locked():
+        with self._locked:
             self._check_not_paused(where)
             mapped = self._mapped.overlapping(where)
             self._wait_for(mapped)
@@ -301,7 +296,7 @@ class DeviceSpace:
 
     def resume(self, where: Range) -> None:
         """See :meth:`stead.Reservation.resume`."""
-        with self._locked():
+        with self._locked:
             back = [each for each in self._away if where.contains(each.mapped.range)]
             bring_back(self.driver, back)
             self._away = [each for each in self._away if each not in back]
@@ -316,9 +311,27 @@ class DeviceSpace:
 
     def mapped(self, where: Range) -> list[Mapped]:
         """What is mapped in ``where``, by address, whole."""
-        with self._locked():
+        with self._locked:
             self._check_not_paused(where)
             return self._mapped.overlapping(where)
+
+
+class _Locked:
+    """The lock, and behind it what ended meanwhile. (As a generator it would be half of what a claim costs.)"""
+
+    __slots__ = ("_lock", "_space")
+
+    def __init__(self, space: DeviceSpace) -> None:
+        self._space, self._lock = ref(space), space._lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+        space = self._space()
+        if space is not None and space._ended:
+            space._release_ended()
 
 
 def _allowed(access: Access) -> DeviceAccess:

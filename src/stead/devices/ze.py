@@ -196,6 +196,14 @@ RESULTS = {
     0x7FFFFFFE: ("ERROR_UNKNOWN", Meaning.OTHER),
 }
 
+MEANINGS = {code: meaning for code, (_, meaning) in RESULTS.items()}
+
+
+def result_name(code: int) -> str:
+    """Of ze_result_t."""
+    return f"ZE_RESULT_{RESULTS[code][0]}" if code in RESULTS else f"{code:#x}"
+
+
 # ---- functions ----
 
 _H, _OUT, _COUNT = c_void_p, POINTER(c_void_p), POINTER(c_uint32)
