@@ -109,14 +109,11 @@ static int passed(behind *it, const waiting *one, int all, int idle)
     return !(all ? it->driver.wait(one->event) : it->driver.query(one->event));
 }
 
-unsigned behind_settle(Arena *self, int all)
+/* Under the lock. */
+static unsigned settle(Arena *self, behind *it, int all)
 {
-    behind *it = __atomic_load_n(&self->behind, __ATOMIC_ACQUIRE);
     unsigned freed = 0;
     void *ours;
-    if (!it || it->process != getpid())
-        return 0;
-    pthread_mutex_lock(&it->lock);
     if (it->first && !it->driver.push(it->context)) {
         int idle = 0;
         for (waiting *one = it->first; all && one && !idle; one = one->next)
@@ -138,8 +135,32 @@ unsigned behind_settle(Arena *self, int all)
         it->last = at;
         it->driver.pop(&ours);
     }
+    return freed;
+}
+
+unsigned behind_settle(Arena *self, int all)
+{
+    behind *it = __atomic_load_n(&self->behind, __ATOMIC_ACQUIRE);
+    if (!it || it->process != getpid())
+        return 0;
+    pthread_mutex_lock(&it->lock);
+    unsigned freed = settle(self, it, all);
     pthread_mutex_unlock(&it->lock);
     return freed;
+}
+
+int behind_take_last(Arena *self, uint64_t size, uint64_t alignment, stead_block *block)
+{
+    behind *it = __atomic_load_n(&self->behind, __ATOMIC_ACQUIRE);
+    int wait = it && it->process == getpid();
+    if (wait) {
+        pthread_mutex_lock(&it->lock);
+        (void)settle(self, it, 1);
+    }
+    int got = self->arena ? stead_arena_take(self->arena, size, alignment, STEAD_HOLD | STEAD_LAST, block) : STEAD_FOREIGN;
+    if (wait)
+        pthread_mutex_unlock(&it->lock);
+    return got;
 }
 
 PyObject *behind_settle_method(PyObject *object, PyObject *all)

@@ -20,6 +20,10 @@ void behind_free(Arena *self, uint64_t address, void *stream);
 /* Free the blocks that no stream uses any more; all: wait for them. How many there were. */
 unsigned behind_settle(Arena *self, int all);
 
+/* A held block of what is left once all streams have been waited for: a code of arena.h. No block begins to wait
+ * between, so that where it finds no space there is none. */
+int behind_take_last(Arena *self, uint64_t size, uint64_t alignment, stead_block *block);
+
 /* The arena ends: blocks that still wait are forgotten. */
 void behind_end(Arena *self);
 /* So does its object. */

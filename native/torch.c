@@ -63,9 +63,9 @@ PyObject *torch_use(PyObject *module, PyObject *args)
 /* PyTorch's own allocator gives multiples of 512 bytes, too: kernels count on that. */
 enum { ALIGNMENT = 512 };
 
-static int take(Arena *self, uint64_t size, int flags, stead_block *block)
+static int take(Arena *self, uint64_t size, stead_block *block)
 {
-    return self->arena ? stead_arena_take(self->arena, size, ALIGNMENT, STEAD_HOLD | flags, block) : STEAD_FOREIGN;
+    return self->arena ? stead_arena_take(self->arena, size, ALIGNMENT, STEAD_HOLD, block) : STEAD_FOREIGN;
 }
 
 /* What waits for streams is used before the arena grows, and waited for before there is none: cudaFree waits, too. */
@@ -75,15 +75,13 @@ static void *allocate(Arena *self, Py_ssize_t size, int may_call_python)
     if (size < 0)
         return NULL;
     uint64_t wanted = size ? (uint64_t)size : 1;
-    int got = self->careful ? STEAD_NO_SPACE : take(self, wanted, 0, &block);
+    int got = self->careful ? STEAD_NO_SPACE : take(self, wanted, &block);
     if (got == STEAD_NO_SPACE && behind_settle(self, 0))
-        got = take(self, wanted, 0, &block);
+        got = take(self, wanted, &block);
     if (got == STEAD_NO_SPACE && may_call_python)
         got = hooks_obtain(self, wanted, ALIGNMENT, &block);
-    if (got == STEAD_NO_SPACE && !self->careful) {
-        (void)behind_settle(self, 1);
-        got = take(self, wanted, STEAD_LAST, &block);
-    }
+    if (got == STEAD_NO_SPACE && !self->careful)
+        got = behind_take_last(self, wanted, ALIGNMENT, &block);
     return got == STEAD_DONE ? (void *)(uintptr_t)block.address : NULL;
 }
 

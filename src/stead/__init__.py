@@ -2,8 +2,8 @@
 
 Layers, each importing only to its right (import-linter holds the contract):
 
-    cli → view → demo → doctor → testing → seeing → heap | symmetric → arena | peers | handle | shared_memory
-        → claiming
+    cli → view → demo → doctor → testing → seeing → heap | symmetric → device_bytes
+        → arena | peers | handle | shared_memory → claiming
         → reservation | agreement → parts → devices → space → backing | segments → features | securing
         → snapshot | kernel | descriptors → ledger | maps | door → openfiles → placement → ranges
         → sizes | errors | proc → _native

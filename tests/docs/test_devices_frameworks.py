@@ -35,14 +35,14 @@ def test_an_arena(cuda_double: CudaDouble) -> None:
     assert re.fullmatch(r"0x[0-9a-f]+–0x[0-9a-f]+ \(1 GiB\) 0\n", said(cuda_double, EXAMPLES[0]))
 
 
-def test_numba(cuda_double: CudaDouble) -> None:
+def test_numbas_arrays_in_an_arena(cuda_double: CudaDouble) -> None:
     need("numba_cuda")
     (example,) = (each for each in EXAMPLES if "set_memory_manager" in each)
     use = "array = numba.cuda.device_array(10)\nprint(arena.owns(array.device_ctypes_pointer.value))\n"
     assert said(cuda_double, f"{EXAMPLES[0]}import numba.cuda\n{example}{use}").endswith("\nTrue\n")
 
 
-def test_every_name_is_there() -> None:
+def test_every_name_that_the_page_on_arenas_has_is_there() -> None:
     need("torch")
     import stead.torch
 
