@@ -49,9 +49,10 @@ def tests_on(session: nox.Session) -> None:
 
 @nox.session
 def long(session: nox.Session) -> None:
-    """The tests that take minutes: racing claims, 200 workers."""
+    """The tests that take minutes: racing claims, 200 workers. One after the other: each has work for all
+    processors."""
     install(session, "test")
-    pytest(session, "-m", "long", "-k", "not numpys_tests")  # those are for `integrations`
+    session.run("pytest", "-m", "long", "-k", "not numpys_tests", *session.posargs)  # those are for `integrations`
 
 
 @nox.session
