@@ -225,7 +225,7 @@ int cuDeviceGetAttribute(int *value, int attribute, CUdevice device)
         return INVALID_DEVICE;
     if (attribute <= 0 || !value)
         return INVALID_VALUE;
-    *value = 0;
+    *value = attribute == 75 ? 9 : 0; /* compute capability 9.0 */
     for (size_t each = 0; each < sizeof facts / sizeof *facts; each++)
         if (facts[each].attribute == attribute)
             *value = (int)double_can(device, (double_fact)facts[each].fact);

@@ -4,6 +4,7 @@ has them, in their place what its documentation says of MemPool, and the driver'
 from __future__ import annotations
 
 import ctypes
+import pickle
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import torch  # noqa: E402
 
 import stead.torch  # noqa: E402
 from stead import _native  # noqa: E402
+from stead.heap import tensors  # noqa: E402
 from stead.integrations import torch as plugin  # noqa: E402
 
 if TYPE_CHECKING:
@@ -253,3 +255,68 @@ def test_what_is_no_arena_of_a_device_is_named() -> None:
     ):
         with stead.torch.allocating_in(arena):
             pass
+
+
+class Tensor:
+    """What the reducer asks of a tensor on a device, which a PyTorch without CUDA cannot make."""
+
+    requires_grad, is_leaf, is_quantized, is_nested = False, True, False, False
+    layout, dtype, shape = torch.strided, torch.float16, (3, 2)
+
+    def __init__(self, address: int, size: int) -> None:
+        self.device = torch.device("cuda:0")
+        self.address, self.size = address, size
+
+    def untyped_storage(self) -> Tensor:
+        return self
+
+    def data_ptr(self) -> int:
+        return self.address
+
+    def nbytes(self) -> int:
+        return self.size
+
+    def storage_offset(self) -> int:
+        return 4
+
+    def stride(self) -> tuple[int, ...]:
+        return (2, 1)
+
+    def is_conj(self) -> bool:
+        return False
+
+    is_neg = is_conj
+    _backward_hooks = None
+
+
+def test_a_tensor_on_a_device_is_sent_as_where_it_lies(
+    cuda_double: CudaDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[torch.device] = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def synchronize(self) -> None:
+            waited.append(self.device)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    reducer = tensors._Reducer(lambda tensor: "PyTorch's way")
+    with stead.Arena("4 MiB", backing=stead.DeviceMemory(0, shareable=True)) as arena:
+        address = arena.allocate(1000)
+        arrive, (sent, shape) = reducer(Tensor(address, 1000))
+        assert waited == [torch.device("cuda:0")]
+        assert arrive is tensors._arrive_device_tensor
+        assert pickle.loads(pickle.dumps(shape)) == shape
+        assert (shape.dtype, shape.offset, shape.shape, shape.stride) == (torch.float16, 4, (3, 2), (2, 1))
+        view = pickle.loads(pickle.dumps(sent)).arrive()
+        assert (view.address, view.nbytes, view.__dlpack_device__()) == (address, 1000, (2, 0))
+        del view
+        assert reducer(Tensor(0x1000, 10)) == "PyTorch's way"
+        arena.free(address)
+    with stead.Arena("4 MiB", backing=stead.DeviceMemory(0)) as arena:
+        address = arena.allocate(1000)
+        with pytest.raises(stead.Unsupported, match=r"shareable=True"):
+            reducer(Tensor(address, 1000))
+        arena.free(address)

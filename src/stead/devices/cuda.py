@@ -41,6 +41,16 @@ _MEANINGS = {
 }
 _MEANING_OF = {code: meaning for meaning, codes in _MEANINGS.items() for code in codes}
 
+_forks = 0  # that led to this process: compared at each call, where getpid(2) would be a fifth of one
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
 
 class CudaDriver:
     """The CUDA driver in this process. Safe for threads. Several of them are the same driver, and do no harm.
@@ -53,12 +63,12 @@ class CudaDriver:
     name = "CUDA"
 
     def __init__(self) -> None:
-        self._process = os.getpid()
+        self._forks = _forks
         self.api = api = _bindings()
         self.version = _start(api)
         self._lock = threading.Lock()
         self._contexts: dict[int, Any] = {}
-        release = partial(_release, api, self._contexts, self._process)
+        release = partial(_release, api, self._contexts, _forks)
         self._end = weakref.finalize(self, release)
         self._devices = [self._describe(number) for number in range(self.call("cuDeviceGetCount"))]
         if not any(each.unified and each.manages_addresses for each in self._devices):
@@ -82,7 +92,7 @@ class CudaDriver:
     def close(self) -> None:
         """Release the contexts. Idempotent; done at exit, too. The next call that needs one retains it again."""
         with self._lock:
-            _release(self.api, self._contexts, self._process)
+            _release(self.api, self._contexts, self._forks)
 
     def devices(self) -> Sequence[DeviceFacts]:
         return self._devices
@@ -206,12 +216,12 @@ class CudaDriver:
     def wait(self, event: int) -> None:
         self.call_within(self._any_device(), "cuEventSynchronize", event)
 
-    # ---- any call of the driver ----
+    # ---- for those who call the driver themselves ----
 
     def call(self, name: str, *arguments: Any) -> Any:
         """What the function ``name`` of ``cuda.bindings.driver`` returns beside its code: nothing as (), one thing
         as it is. Raises DriverError; Unsupported where this driver is older than the function, or after a fork."""
-        if os.getpid() != self._process:
+        if _forks != self._forks:
             raise _forked()
         try:
             return _answer(self.api, name, arguments)
@@ -221,8 +231,6 @@ class CudaDriver:
     def call_within(self, device: int, name: str, *arguments: Any) -> Any:
         """The same in the device's primary context; the caller's is current again afterwards."""
         return self._within(device, (name, *arguments))
-
-    # ---- for those who call the driver themselves ----
 
     def context(self, device: int) -> int:
         """The device's primary context (CUcontext), held until :meth:`close`. Raises DriverError."""
@@ -313,6 +321,8 @@ def _bindings() -> Any:
         from cuda.bindings import driver
     except ImportError as error:
         raise Unsupported("CUDA", _EXTRA, f"no cuda.bindings ({error})") from None
+    if not hasattr(driver.CUdevice_attribute, "CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"):
+        raise Unsupported("CUDA", _EXTRA, "a cuda.bindings from before 12.9")
     return driver
 
 
@@ -343,16 +353,16 @@ def _start(api: Any) -> str:
 def _answer(api: Any, name: str, arguments: tuple[Any, ...]) -> Any:
     """What a call returned beside its code, if anything. Raises DriverError."""
     try:
-        code, *rest = getattr(api, name)(*arguments)
+        answer: tuple[Any, ...] = getattr(api, name)(*arguments)
     except (ValueError, KeyError) as error:
         # A code that is younger than cuda.bindings: its enumeration refuses it, and says the number first.
         number = str(error).split()[0]
         if not number.isdecimal():
             raise
         raise DriverError(name, int(number), "an error that cuda.bindings does not know", Meaning.OTHER) from None
-    if code:
-        raise _error(api, name, code)
-    return rest[0] if len(rest) == 1 else tuple(rest)
+    if answer[0]:
+        raise _error(api, name, answer[0])
+    return answer[1] if len(answer) == 2 else answer[1:]
 
 
 def _error(api: Any, call: str, code: Any) -> DriverError:
@@ -364,7 +374,7 @@ def _error(api: Any, call: str, code: Any) -> DriverError:
     )
 
 
-def _release(api: Any, contexts: dict[int, Any], process: int) -> None:
-    while contexts and os.getpid() == process:
+def _release(api: Any, contexts: dict[int, Any], forks: int) -> None:
+    while contexts and _forks == forks:
         device, _ = contexts.popitem()
         api.cuDevicePrimaryCtxRelease(device)  # an error at exit: the driver has ended before us

@@ -5,14 +5,16 @@ device that shares *system* memory (CL_DEVICE_SVM_FINE_GRAIN_SYSTEM) reads and w
 arena, a heap, a reservation, and what the raw pointers in them point to. Queues, programs and kernels are
 pyopencl's own.
 
-Some devices do it and do not say so, PoCL's processors before 4.0 among them. A device of type CPU that works in
+Some devices do it and do not say so, among them the processors of PoCL 3.0. A device of type CPU that works in
 the host's memory is therefore tried: see :func:`_try`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import mmap
+import os
+import subprocess
+import sys
 from functools import lru_cache, reduce
 from importlib import import_module
 from operator import and_
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 from stead import _native, ledger
 from stead.devices.constraints import EVERYWHERE, DeviceConstraints, bits
+from stead.devices.opencl_trial import SHARES
 from stead.errors import Unsupported
 from stead.ranges import Range
 from stead.sizes import parse_address
@@ -104,7 +107,7 @@ class Sharing:
         """Say that ``kernel`` follows pointers to memory that is not among its arguments, and return it. Where a
         device does not say that it shares system memory, there is nobody to say it to.
 
-        Raises AddressSpaceError where the driver refuses."""
+        Raises Unsupported where the driver refuses."""
         if self.evidence == "declared":
             _announce(kernel)
         return kernel
@@ -246,52 +249,38 @@ def _announce(kernel: pyopencl.Kernel) -> None:
 
 # ---- does it, without saying so? ------------------------------------------------------------------
 
-_TRIAL = """
-__kernel void stead_where(__global ulong *buffer, __global ulong *said) { *said = (ulong)buffer; }
-__kernel void stead_follow(__global ulong *memory) {
-    __global ulong *other = (__global ulong *)memory[0];
-    memory[1] = (ulong)memory;
-    other[1] = other[0] + 1;
-}
-"""
+_TRIAL_SECONDS = 120
 
 
 @lru_cache
 def _try(device: pyopencl.Device) -> str:
     """Whether ``device`` uses the process's addresses though it does not say so: "" if it does, or why not.
 
-    First a buffer in the host's memory, by the standard: a kernel says where it sees it. Only a device that sees
-    it at the host's own address, and so computes in this address space, is then given raw pointers to ordinary
-    memory, as an argument and inside it.
+    Tried in a process of its own (:mod:`stead.devices.opencl_trial`): a driver that cannot do something may end
+    its process, as PoCL does where there is no linker.
     """
     cl = _pyopencl()
     if not device.type & cl.device_type.CPU:
         return "it is not tried, being no CPU"
     if not device.host_unified_memory or "FINE_GRAIN_BUFFER" not in capabilities(device):
         return "it is not tried, having memory of its own"
-    memory, other, said = (mmap.mmap(-1, mmap.PAGESIZE) for _ in range(3))
-    here, there, heard = (memoryview(each).cast("Q") for each in (memory, other, said))
-    start, start_of_other = (ctypes.addressof(ctypes.c_char.from_buffer(each)) for each in (memory, other))
+    if device not in (there := devices()):
+        return "it is not tried, being a part of a device"
     try:
-        context = cl.Context([device])
-        queue = cl.CommandQueue(context)
-        program = cl.Program(context, _TRIAL).build()
-        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR
-        buffer, answer = (cl.Buffer(context, flags, hostbuf=each) for each in (memory, said))
-        program.stead_where(queue, (1,), (1,), buffer, answer)
-        cl.enqueue_copy(queue, said, answer)
-        queue.finish()
-        del buffer, answer
-        if heard[0] != start:
-            return f"a buffer at {start:#x} is at {heard[0]:#x} for it"
-        here[0], there[0] = start_of_other, 41
-        program.stead_follow(queue, (1,), (1,), cl.SVM(memory))
-        queue.finish()
-        if (here[1], there[1]) != (start, 42):
-            return "what a kernel wrote by a raw pointer did not arrive"
-    except cl.Error as error:
-        return f"a trial was refused: {error}"
-    finally:
-        for view in (here, there, heard):
-            view.release()
-    return ""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "stead.devices.opencl_trial", str(there.index(device))],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TRIAL_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"it could not be tried: {error}"
+    said = done.stdout.strip()
+    if done.returncode == 0:
+        return "" if said == SHARES else said or "a trial said nothing"
+    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    last = next(reversed(done.stderr.strip().splitlines()), "without a word")
+    return f"a trial ended with {how}: {last}"

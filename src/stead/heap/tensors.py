@@ -1,5 +1,5 @@
-"""PyTorch's tensors of the CPU: put into a heap, and sent by multiprocessing. Imports torch where torch has been
-imported.
+"""PyTorch's tensors of the CPU, put into a heap and sent by multiprocessing, and those in a device's memory that
+stead has mapped, sent. Imports torch where torch has been imported.
 
 What PyTorch itself would do with a tensor whose memory is in a heap: copy that into shared memory of its own, and
 have the sender's tensor point to the copy. So a tensor in a heap has a reducer of its own here; every other
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from stead import _native
+from stead.device_bytes import SentBytes
+from stead.errors import AddressSpaceError
+from stead.handle import FailedArrival, in_pool_loop
 from stead.heap.places import Bytes, arrive_at, find
 
 if TYPE_CHECKING:
@@ -53,11 +56,26 @@ class _Reducer:
     otherwise: Callable[[Any], Any]
 
     def __call__(self, tensor: Any) -> Any:
+        if tensor.requires_grad and not tensor.is_leaf:
+            return self.otherwise(tensor)
+        if tensor.device.type == "cuda":
+            return self._of_device(tensor)
         where = _place(tensor)
-        if where is None or (tensor.requires_grad and not tensor.is_leaf):
+        if where is None:
             return self.otherwise(tensor)
         sys.modules["torch"].utils.hooks.warn_if_has_hooks(tensor)
         return _arrive_tensor, (*where.sent(), _shape(tensor))
+
+    def _of_device(self, tensor: Any) -> Any:
+        if not _ordinary(tensor, "cuda"):
+            return self.otherwise(tensor)
+        storage, torch = tensor.untyped_storage(), sys.modules["torch"]
+        sent = SentBytes.of(storage.data_ptr(), storage.nbytes())
+        if sent is None:
+            return self.otherwise(tensor)
+        torch.utils.hooks.warn_if_has_hooks(tensor)
+        torch.cuda.current_stream(tensor.device).synchronize()  # who receives it knows nothing of our streams
+        return _arrive_device_tensor, (sent, _shape(tensor))
 
 
 def _place(tensor: Any) -> Bytes | None:
@@ -69,8 +87,8 @@ def _place(tensor: Any) -> Bytes | None:
     return find(storage.data_ptr(), storage.nbytes())
 
 
-def _ordinary(tensor: Any) -> bool:
-    if tensor.device.type != "cpu" or tensor.layout is not sys.modules["torch"].strided:
+def _ordinary(tensor: Any, kind: str = "cpu") -> bool:
+    if tensor.device.type != kind or tensor.layout is not sys.modules["torch"].strided:
         return False
     if tensor.is_quantized or tensor.is_nested:
         return False
@@ -94,11 +112,29 @@ def _arrive_tensor(
     )
 
 
+def _arrive_device_tensor(sent: SentBytes, shape: Shape) -> Any:
+    try:
+        view = sent.arrive()
+    except (AddressSpaceError, OSError) as error:
+        if in_pool_loop():
+            return FailedArrival(error)
+        raise
+    import torch
+
+    return _over(torch.from_dlpack(view).untyped_storage(), shape)
+
+
 def _made(memory: _native.Exporter, shape: Shape) -> Any:
     import torch
 
-    storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-    made = torch.empty(0, dtype=shape.dtype).set_(storage, shape.offset, shape.shape, shape.stride)
+    return _over(torch.frombuffer(memory, dtype=torch.uint8).untyped_storage(), shape)
+
+
+def _over(storage: Any, shape: Shape) -> Any:
+    import torch
+
+    empty = torch.empty(0, dtype=shape.dtype, device=storage.device)
+    made = empty.set_(storage, shape.offset, shape.shape, shape.stride)
     if shape.conjugated:
         made = made.conj()
     if shape.negated:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conftest import need
-from integration.opencl import programs
+from integration.opencl import kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class Worker:
     def __init__(self, platform: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
-        self.process = context.Process(target=programs.serve, args=(there, PLATFORMS[platform]))
+        self.process = context.Process(target=kernels.serve, args=(there, PLATFORMS[platform]))
         self.process.start()
         there.close()
 
@@ -83,7 +83,7 @@ def missing(name: str, why: str) -> None:
 def device(platform: str) -> Iterator[Worker]:
     """One that lives as long as the tests of its platform do."""
     worker = Worker(platform)
-    if not worker(programs.has_device):
+    if not worker(kernels.has_device):
         worker.end()
         missing(platform, "has no device here")
     yield worker

@@ -7,146 +7,16 @@ import ctypes
 import gc
 import random
 import threading
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import stead
+from integration.opencl.kernels import devices, kernel, new_queue, program, run, sharing
 from stead.devices import opencl
 from stead.devices.constraints import DeviceConstraints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from multiprocessing.connection import Connection
-
-SOURCE = """
-typedef struct Node { __global struct Node *next; long value; } Node;
-typedef struct Tree { __global struct Tree *left, *right; long key, found; } Tree;
-typedef struct Short { uint next; int value; } Short;
-
-__kernel void fill(__global long *to, long first) { to[get_global_id(0)] = first + get_global_id(0); }
-
-__kernel void where(__global void *memory, __global ulong *said) { *said = (ulong)memory; }
-
-__kernel void walk(__global Node *node, __global long *sum) {
-    for (*sum = 0; node; node = node->next) { *sum += node->value; node->value *= 2; }
-}
-
-/* Every work-item looks for its own number from the root. */
-__kernel void look_up(__global Tree *root) {
-    long key = get_global_id(0);
-    while (root && root->key != key) root = key < root->key ? root->left : root->right;
-    if (root) root->found = (long)(ulong)root;
-}
-
-/* Left is right and right is left, by the list of all nodes. */
-__kernel void mirror(__global ulong *nodes) {
-    __global Tree *node = (__global Tree *)nodes[get_global_id(0)];
-    __global Tree *left = node->left;
-    node->left = node->right;
-    node->right = left;
-}
-
-/* A list of every second place of a pool, the last one first. */
-__kernel void build(__global Node *pool, int n, __global ulong *head) {
-    __global Node *last = 0;
-    for (int i = 0; i < n; i++) {
-        pool[2 * i].next = last;
-        pool[2 * i].value = i;
-        last = pool + 2 * i;
-    }
-    *head = (ulong)last;
-}
-
-__kernel void walk_short(__global Short *node, __global long *sum) {
-    for (*sum = 0;; node = (__global Short *)(ulong)node->next) {
-        *sum += node->value;
-        if (!node->next) break;
-    }
-}
-
-__kernel void add(volatile __global int *counter) { atomic_inc(counter); }
-
-/* Says that it is there, waits for an answer of the host, and answers that. */
-__kernel void answer(volatile __global int *word) {
-    atomic_xchg(word, 1);
-    for (ulong i = 0; i < (1ul << 40) && atomic_add(word, 0) != 2; i++);
-    atomic_cmpxchg(word, 2, 3);
-}
-"""
-
-_platform = ""
-
-
-def serve(connection: Connection, platform: str) -> None:
-    """Until the other end is closed."""
-    global _platform
-    _platform = platform
-    while True:
-        try:
-            function, arguments = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer = function(*arguments)
-        except Exception as error:
-            error.add_note(f"in the process that has {platform}")
-            answer = error
-        del function, arguments
-        gc.collect()
-        connection.send(answer)
-
-
-def has_device() -> bool:
-    try:
-        return bool(_devices())
-    except stead.Unsupported:
-        return False
-
-
-def _devices() -> list[Any]:
-    return [each for each in opencl.devices() if each.platform.name.strip() == _platform]
-
-
-@lru_cache
-def _context() -> Any:
-    import pyopencl
-
-    return pyopencl.Context(_devices()[:1])
-
-
-@lru_cache
-def sharing() -> opencl.Sharing:
-    return opencl.Sharing(_context())
-
-
-@lru_cache
-def _program() -> Any:
-    import pyopencl
-
-    return pyopencl.Program(_context(), SOURCE).build()
-
-
-def kernel(name: str) -> Any:
-    """A new one at each call: the arguments of a kernel are its own."""
-    import pyopencl
-
-    return sharing().announce(pyopencl.Kernel(_program(), name))
-
-
-def new_queue() -> Any:
-    import pyopencl
-
-    return pyopencl.CommandQueue(_context())
-
-
-def run(name: str, items: int, *arguments: Any) -> None:
-    """On the device, to its end. Numbers are given as signed ones of NumPy, the rest is memory."""
-    import numpy
-
-    queue = new_queue()
-    given = [each if isinstance(each, numpy.signedinteger) else sharing().argument(each) for each in arguments]
-    kernel(name)(queue, (items,), None, *given)
-    queue.finish()
 
 
 def in_arena(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -312,9 +182,9 @@ def builds_a_list(memory: stead.Arena) -> None:
         assert values_from(int(head[0])) == list(reversed(range(300)))
 
 
-def stays_in_reach_of(devices: tuple[DeviceConstraints, ...]) -> tuple[int, int]:
+def stays_in_reach_of(others: tuple[DeviceConstraints, ...]) -> tuple[int, int]:
     """An arena for this device and others: pointers of 32 bits in it, followed by a kernel. Where it is."""
-    held = stead.reserve("1 MiB", devices=[*devices, sharing().constraints])
+    held = stead.reserve("1 MiB", devices=[*others, sharing().constraints])
     with held, stead.Arena(held) as memory:
         places = linked(memory, list(range(100)), Short)
         total = memory.array(1, "int64")
@@ -350,7 +220,7 @@ def adds_in_threads(memory: stead.Arena) -> None:
     """Four threads, each with a queue of its own, all on one counter; and each on memory of its own."""
     import numpy
 
-    _program()  # built by one thread
+    program()  # built by one thread
     counter = memory.array(1, "int32")
     counter[0] = 0
     mine = [memory.array(1000, "int64") for _ in range(4)]
@@ -376,12 +246,10 @@ def adds_in_threads(memory: stead.Arena) -> None:
 
 
 def capabilities() -> frozenset[str]:
-    return opencl.capabilities(_devices()[0])
+    return opencl.capabilities(devices()[0])
 
 
 # ---- in two processes -----------------------------------------------------------------------------
-
-_arrived: dict[int, stead.SharedBlock] = {}
 
 
 def build_in(block: stead.SharedBlock, n: int) -> int:
@@ -437,13 +305,13 @@ def constraints() -> DeviceConstraints:
 def insists_on_what_is_said() -> str:
     """With nothing tried: the refusal, or that there is none."""
     try:
-        return opencl.Sharing(_devices()[0], declared=True).evidence
+        return opencl.Sharing(devices()[0], declared=True).evidence
     except stead.Unsupported as error:
         return str(error)
 
 
 def refuses_what_is_out_of_reach() -> str:
-    limited = opencl.Sharing(_devices()[0])
+    limited = opencl.Sharing(devices()[0])
     limited.constraints &= DeviceConstraints("fpga0", "file", stead.Range(0, 1 << 32))
     with stead.Arena("1 MiB") as memory, memory.block(64) as block:
         try:
@@ -457,6 +325,14 @@ def without_a_target() -> tuple[str, bool]:
     """The first device that shares: here the only one."""
     found = opencl.Sharing()
     return found.evidence, found.devices == sharing().devices
+
+
+def tries_in_vain() -> str:
+    """A device that does not say that it shares, where the environment keeps a trial from its end."""
+    try:
+        return opencl.Sharing(devices()[0]).evidence
+    except stead.Unsupported as error:
+        return str(error)
 
 
 def by_number(number: int) -> Any:

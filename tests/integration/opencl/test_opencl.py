@@ -11,14 +11,14 @@ import pytest
 
 import stead
 from conftest import need
-from integration.opencl import programs
+from integration.opencl import kernels, programs
+from integration.opencl.conftest import Worker
 from stead.devices.constraints import EVERYWHERE, DeviceConstraints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from integration.opencl.conftest import Worker
 
 numpy = pytest.importorskip("numpy")
 
@@ -129,6 +129,24 @@ def test_a_device_that_does_not_say_that_it_shares_is_refused_where_that_counts(
         assert said.endswith("(only what it says was to count)")
     if platform == "intel-opencl-rt":
         assert said == "declared"
+
+
+def test_a_driver_that_ends_its_process_ends_no_more_than_the_trial(
+    device: Worker, platform: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if device(programs.evidence) == "declared":
+        pytest.skip("it says what it does, and is not tried")
+    # PoCL's kernels are linked by `ld`, which it looks for in PATH; without one it aborts.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("POCL_CACHE_DIR", str(tmp_path))
+    worker = Worker(platform)
+    try:
+        said = worker(programs.tries_in_vain)
+        assert said.startswith("sharing the addresses of this process with ")
+        assert "fine-grained buffers, atomics (a trial ended with signal 6: " in said
+        assert worker(kernels.has_device)
+    finally:
+        worker.end()
 
 
 def test_without_a_target_it_is_the_first_device_that_shares(device: Worker) -> None:
