@@ -24,3 +24,17 @@ def test_an_example_runs(path: Path) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert done.stdout.strip()
+
+
+def test_a_kv_cache_that_grows_in_place_copies_nothing() -> None:
+    """Its answers are compared by itself."""
+    need("numpy")
+    path = next(each for each in EXAMPLES if each.stem == "kv_cache")
+    done = subprocess.run(
+        [sys.executable, path, "--device", "host", "--tokens", "150", "--layers", "1"],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    table = {name: line.split()[1:] for line in done.stdout.splitlines()[2:] for name in line.split()[:1]}
+    copied, peak = ({name: int(row[column].replace(",", "")) for name, row in table.items()} for column in (0, 1))
+    assert copied["growing"] == 0 < copied["copying"]
+    assert 0 < peak["growing"] <= peak["copying"]

@@ -1,0 +1,253 @@
+"""What a device's memory costs through stead, beside the driver's own calls, PyTorch's caching allocator and RMM.
+
+    python benchmarks/device.py           # on a GPU; not run on one yet
+    python benchmarks/device.py --double  # on the tests' driver, in this host's memory: what stead adds to the
+                                          # calls, whose own times are not those of a driver
+
+Raw calls are made through cuda.bindings, as stead makes them. Measures and does not judge: the exit status is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import Bound, Report, Row, Section, in_turns, timed
+
+import stead
+from stead.device_bytes import SentBytes
+from stead.devices.driver import Location
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from stead.devices.driver import Driver
+
+MiB = 1 << 20
+HERE = Path(__file__).resolve().parent
+DEVICE = Location("device", 0)
+
+
+class Raw:
+    """The same by the driver's calls alone."""
+
+    def __init__(self, driver: Driver, size: int) -> None:
+        self.driver, self.size = driver, size
+        self.granularity = driver.granularity(DEVICE)
+
+    def claim(self) -> None:
+        address = self.driver.reserve(self.size, self.granularity, 0)
+        self.driver.free(address, self.size)
+
+    def put(self, address: int, handle: int) -> None:
+        self.driver.map(address, self.size, handle)
+        self.driver.allow(address, self.size, [DEVICE], "rw")
+        self.driver.release(handle)
+
+    def commit(self, address: int) -> None:
+        self.put(address, self.driver.create(self.size, DEVICE, shareable=False))
+        self.driver.synchronize(0)
+        self.driver.unmap(address, self.size)
+
+    def adopt(self, fd: int) -> None:
+        address = self.driver.reserve(self.size, self.granularity, 0)
+        self.put(address, self.driver.adopt(fd, self.size, DEVICE))
+        self.driver.unmap(address, self.size)
+        self.driver.free(address, self.size)
+
+
+def rows(found: Mapping[str, Sequence[float]], limit: float, given: Any) -> list[Row]:
+    """The bound is for a driver of a GPU: the double's calls do next to nothing."""
+    bound = None if given.double else Bound("<=", limit)
+    against = ("driver", found["raw"])
+    return [Row("stead", found["stead"], against, bound), Row("the driver's calls", found["raw"])]
+
+
+def beside(title: str, mine: Callable[[], object], raw: Callable[[], object], limit: float, given: Any) -> Section:
+    """One thing through stead, and by the driver's calls."""
+    found = in_turns({"stead": timed(mine), "raw": timed(raw)}, given.rounds, given.n)
+    return Section(title, rows(found, limit, given))
+
+
+def claims(space: stead.CudaSpace, given: Any) -> Section:
+    raw = Raw(space.driver, space.granularity)
+
+    def claim() -> None:
+        stead.reserve(space.granularity, space=space).release()
+
+    return beside("1. reserve and release addresses", claim, raw.claim, 1.5, given)
+
+
+def commits(space: stead.CudaSpace, given: Any) -> Section:
+    raw = Raw(space.driver, space.granularity)
+    with stead.reserve(2 * space.granularity, space=space) as room:
+
+        def commit() -> None:
+            room.commit(0, space.granularity, backing=stead.DeviceMemory(0))
+            room.decommit(0, space.granularity)
+
+        where = room.address + space.granularity
+        return beside("2. commit and decommit", commit, lambda: raw.commit(where), 1.5, given)
+
+
+def blocks(given: Any) -> Section:
+    """An allocation and its free, of 64 KiB: the arena's, and those of others where they are."""
+    with stead.Arena("64 MiB", backing=stead.DeviceMemory(0)) as arena:
+        cases: dict[str, Callable[[int], float]] = {
+            "stead": timed(lambda: arena.free(arena.allocate(65536))),
+            "stead, behind a stream": timed(lambda: arena.free_after(arena.allocate(65536), 0)),
+        }
+        if other := pytorch():
+            cases["PyTorch"] = timed(other)
+        if other := rmm():
+            cases["RMM"] = timed(other)
+        found = in_turns(cases, given.rounds, 20 * given.n)
+        peer = next((name for name in ("PyTorch", "RMM") if name in found), None)
+        against = (peer, found[peer]) if peer else None
+        lines = [Row(name, each, None if name == peer else against) for name, each in found.items()]
+        if peer:
+            lines[0].bound = Bound("<=", 1)
+        absent = [name for name in ("PyTorch", "RMM") if name not in found]
+        notes = [f"left out, as there is no device for it or it is not installed: {', '.join(absent)}"] * bool(
+            absent
+        )
+        return Section("3. allocate and free 64 KiB", lines, notes)
+
+
+def pytorch() -> Callable[[], object] | None:
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    allocate, delete = torch.cuda.caching_allocator_alloc, torch.cuda.caching_allocator_delete
+    return lambda: delete(allocate(65536))
+
+
+def rmm() -> Callable[[], object] | None:
+    try:
+        import rmm
+    except ImportError:
+        return None
+    pool = rmm.mr.PoolMemoryResource(rmm.mr.CudaMemoryResource(), 64 * MiB)
+    return lambda: pool.deallocate(pool.allocate(65536), 65536)
+
+
+def pauses(space: stead.CudaSpace, size: int, given: Any) -> Section:
+    raw = Raw(space.driver, size)
+    with stead.reserve(2 * size, space=space) as room:
+        room.commit(0, size, backing=stead.DeviceMemory(0))
+        where = room.address + size
+
+        def pause() -> None:
+            room.pause()
+            room.resume()
+
+        # Two of them would not fit on every device: the raw memory lives while stead's is away.
+        def unmap() -> None:
+            raw.commit(where)
+
+        title = f"4. pause and resume {size // MiB:,} MiB"
+        room.pause()
+        samples: dict[str, list[float]] = {"stead": [], "raw": []}
+        for _ in range(given.rounds):
+            samples["raw"].append(timed(unmap)(max(given.n // 10, 1)))
+            room.resume()
+            samples["stead"].append(timed(pause)(max(given.n // 10, 1)))
+            room.pause()
+        room.resume()
+    return Section(title, rows(samples, 1.2, given))
+
+
+RECEIVER = """
+import json, pickle, sys
+sys.path[:0] = [sys.argv[3], sys.argv[4]]
+import device
+if sys.argv[1]:
+    import doubles
+    doubles.CudaDouble(sys.argv[1]).reset()
+print(json.dumps(device.received(*pickle.load(sys.stdin.buffer), fd=int(sys.argv[2]))))
+"""
+
+
+def received(sent: SentBytes, rounds: int, n: int, fd: int) -> dict[str, list[float]]:
+    """What the second process measures."""
+    raw = Raw(stead.CudaSpace().driver, sent.size)
+
+    def arrive() -> None:
+        sent.handle.attach().release()
+
+    return in_turns({"stead": timed(arrive), "raw": timed(lambda: raw.adopt(fd))}, rounds, n)
+
+
+def imports(space: stead.CudaSpace, double: str, given: Any) -> Section:
+    with stead.reserve(space.granularity, space=space) as room:
+        room.commit(backing=stead.DeviceMemory(0, shareable=True))
+        sent = SentBytes.of(room.address, room.size)
+        assert sent
+        (mapped,) = space.mapped(room.range)
+        fd = mapped.physical.export(0).fd
+        ran = subprocess.run(
+            [sys.executable, "-c", RECEIVER, double, str(fd), str(HERE), str(HERE.parent / "tests")],
+            input=pickle.dumps((sent, given.rounds, given.n)), stdout=subprocess.PIPE, pass_fds=[fd], check=True,
+        )  # fmt: skip
+    found = json.loads(ran.stdout)
+    lines = [
+        Row("stead, from a handle", found["stead"], ("driver", found["raw"])),
+        Row("the driver's calls, from a descriptor that is there", found["raw"]),
+    ]
+    return Section("5. import in a second process, and let go", lines, ["stead asks the sender's door for it"])
+
+
+def cache(on_device: bool) -> None:
+    """The KV cache of the examples, as it says itself."""
+    print("\n6. a KV cache that grows (examples/kv_cache.py)", flush=True)
+    where = "cuda" if on_device else "host"
+    began = time.perf_counter()
+    subprocess.run([sys.executable, HERE.parent / "examples/kv_cache.py", "--device", where], check=True)
+    print(f"  - {time.perf_counter() - began:.1f} s in all", flush=True)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--double", action="store_true", help="the tests' driver instead of a GPU's")
+    options.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean little")
+    options.add_argument("--json", metavar="FILE", help="every sample, in nanoseconds")
+    given = options.parse_args()
+    given.rounds, given.n = (3, 5) if given.quick else (15, 50)
+    with tempfile.TemporaryDirectory() as folder:
+        library = ""
+        if given.double:
+            sys.path.append(str(HERE.parent / "tests"))
+            import doubles
+
+            double = doubles.CudaDouble(doubles.build(doubles.CUDA, Path(folder)))
+            double.reset(memory="4 GiB")
+            library = str(double.path)
+        try:
+            space = stead.CudaSpace()
+        except stead.Unsupported as error:
+            sys.exit(f"nothing to measure: {error}; --double measures on the tests' driver")
+        size = 64 * MiB if given.double else 10 << 30
+        report = Report(given.rounds)
+        if given.double:
+            print("the driver is the tests' double, in this host's memory: only what stead adds says anything")
+        report.show(claims(space, given))
+        report.show(commits(space, given))
+        report.show(blocks(given))
+        report.show(pauses(space, size, given))
+        report.show(imports(space, library, given))
+        cache(not given.double and pytorch() is not None)
+        report.end(given.json)
+
+
+if __name__ == "__main__":
+    main()
