@@ -49,9 +49,10 @@ def tests_on(session: nox.Session) -> None:
 
 @nox.session
 def long(session: nox.Session) -> None:
-    """The tests that take minutes: racing claims, 200 workers."""
+    """The tests that take minutes: racing claims, 200 workers. One after the other: each has work for all
+    processors."""
     install(session, "test")
-    pytest(session, "-m", "long", "-k", "not numpys_tests")  # those are for `integrations`
+    session.run("pytest", "-m", "long", "-k", "not numpys_tests", *session.posargs)  # those are for `integrations`
 
 
 @nox.session
@@ -65,7 +66,7 @@ def integrations(session: nox.Session) -> None:
     """Arenas and heaps under PyTorch, Arrow, pandas, joblib, Dask, Ray, and arenas under NumPy's own tests;
     downloads what these need (PIP_CONSTRAINT can say which torch)."""
     install(session, "test", "integrations")
-    pytest(session, "tests/integration", "tests/unit", "tests/docs", "-k", "arena or numpy or heap")
+    pytest(session, "tests/integration", "tests/unit", "tests/docs", "-k", "arena or numpy or heap or torch or cupy or numba")
 
 
 @nox.session
