@@ -66,7 +66,8 @@ def integrations(session: nox.Session) -> None:
     """Arenas and heaps under PyTorch, Arrow, pandas, joblib, Dask, Ray, and arenas under NumPy's own tests;
     downloads what these need (PIP_CONSTRAINT can say which torch)."""
     install(session, "test", "integrations")
-    pytest(session, "tests/integration", "tests/unit", "tests/docs", "-k", "arena or numpy or heap or torch or cupy or numba")
+    concerned = "arena or numpy or heap or torch or cupy or numba"
+    pytest(session, "tests/integration", "tests/unit", "tests/docs", "-k", concerned)
 
 
 @nox.session
