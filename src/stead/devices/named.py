@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import re
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stead.devices import files
+from stead.devices import files, spaces
 from stead.devices.constraints import DeviceConstraints
 
-if TYPE_CHECKING:
-    from stead.devices.driver import Driver
-
-# Modules here that have a driver, and its name there; imported when one is asked for.
-_DRIVERS = {"cuda": "CudaDriver", "hip": "HipDriver", "level_zero": "LevelZeroDriver"}
 _NUMBERED = re.compile(r"(cuda|hip|level-zero|opencl):([0-9]{1,4})", re.ASCII)
 
 NAMES = "cuda:N, hip:N, level-zero:N, opencl:N, or a TOML file that describes devices"
@@ -26,13 +19,12 @@ def named(text: str) -> tuple[DeviceConstraints, ...]:
     Raises ValueError that names what is wrong, Unsupported where a driver is missing, OSError.
     """
     if numbered := _NUMBERED.fullmatch(text):
-        kind, number = numbered[1].replace("-", "_"), int(numbered[2])
+        kind, number = numbered[1].replace("-", " "), int(numbered[2])
         if kind == "opencl":
             from stead.devices import opencl
 
             return (opencl.constraints_of(opencl.device(number)),)
-        driver: Driver = getattr(import_module(f"stead.devices.{kind}"), _DRIVERS[kind])()
-        return (DeviceConstraints.of(driver, number),)
+        return (DeviceConstraints.of(spaces.driver(kind), number),)
     if not Path(text).is_file():
         raise ValueError(f"device is {text!r}, must be {NAMES}")
     return files.read(text)

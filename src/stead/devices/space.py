@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 class DeviceSpace:
     """The space of this process through ``driver``; its granularity is the largest of its devices'. One for each
-    driver is enough: :func:`stead.devices.cuda_space` and its like have it.
+    driver is enough: :class:`stead.CudaSpace` and its like have it.
 
     Raises Unsupported where no device manages addresses.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stead import _native
-from stead.devices.driver import DriverError
 from stead.ranges import Range
 
 if TYPE_CHECKING:
@@ -118,6 +117,3 @@ def array_interface(address: int, size: int, readonly: bool) -> dict[str, Any]:
         "shape": (size,), "typestr": "|u1", "data": (address if size else 0, readonly), "version": 3,
         "strides": None, "stream": None,
     }  # fmt: skip
-
-
-__all__ = ["DLPACK_TYPES", "DeviceView", "DriverError", "array_interface"]

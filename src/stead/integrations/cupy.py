@@ -12,11 +12,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from stead.arena import Arena
-from stead.errors import OutOfSpace, Released, Unsupported
+from stead.errors import OutOfSpace
+from stead.integrations.arenas import check_arena, check_on_cuda
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from stead.arena import Arena
 
 __all__ = ["allocating_in", "allocator"]
 
@@ -41,13 +43,8 @@ def allocating_in(arena: Arena) -> Iterator[Arena]:
 
 def allocator(arena: Arena) -> Callable[[int], Any]:
     """For ``cupy.cuda.set_allocator``: all threads that set no other. Raises what ``allocating_in`` raises."""
-    if not isinstance(arena, Arena):
-        raise TypeError(f"arena is {arena!r}, must be a stead.Arena")
-    if arena.closed:
-        raise Released(f"{arena!r}")
-    if arena._untouchable != 2 or arena._device_kind != 2:  # kDLCUDA
-        needs = "an arena in a CUDA device's memory: Arena(size, backing=stead.DeviceMemory(device))"
-        raise Unsupported("CuPy's arrays in an arena", needs, repr(arena))
+    check_arena(arena)
+    check_on_cuda(arena, "CuPy's arrays in an arena")
     import cupy
 
     device = arena._device

@@ -12,14 +12,15 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from stead.arena import Arena
 from stead.device_bytes import SentBytes
-from stead.errors import Released, Unsupported
+from stead.errors import Unsupported
+from stead.integrations.arenas import check_arena, check_on_cuda
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stead._native import DeviceBlock
+    from stead.arena import Arena
 
 __all__ = ["IpcMemory", "memory_manager"]
 
@@ -135,13 +136,8 @@ def _by_device(arenas: tuple[Arena, ...]) -> dict[int, Arena]:
         raise ValueError("arenas is empty, must be at least one")
     found: dict[int, Arena] = {}
     for arena in arenas:
-        if not isinstance(arena, Arena):
-            raise TypeError(f"arena is {arena!r}, must be a stead.Arena")
-        if arena.closed:
-            raise Released(f"{arena!r}")
-        if arena._untouchable != 2 or arena._device_kind != 2:  # kDLCUDA
-            needs = "an arena in a CUDA device's memory: Arena(size, backing=stead.DeviceMemory(device))"
-            raise Unsupported("Numba's arrays in an arena", needs, repr(arena))
+        check_arena(arena)
+        check_on_cuda(arena, "Numba's arrays in an arena")
         if found.setdefault(arena._device, arena) is not arena:
             raise ValueError(f"arenas has two on device {arena._device}, must have one: {arena!r} is the second")
     return found

@@ -22,16 +22,17 @@ from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from stead import _native
-from stead.arena import Arena
 from stead.devices import spaces
-from stead.errors import Paused, Released, Unsupported
+from stead.errors import Paused, Unsupported
 from stead.heap import travel
+from stead.integrations.arenas import check_arena, check_on_cuda
 from stead.sizes import format_size, parse_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from stead.arena import Arena
     from stead.reservation import Reservation
 
 __all__ = ["ALLOCATE", "FREE", "allocating_in", "allocator", "library", "pause", "release", "resume", "use"]
@@ -107,7 +108,7 @@ def allocating_in(arena: Arena, *, ahead: SupportsIndex | str | None = None) -> 
     memory is none of a CUDA device's, or PyTorch was made without CUDA, sees no device, or is older than MemPool
     (2.5); ValueError where PyTorch's current device is another.
     """
-    _check_arena(arena)
+    check_arena(arena)
     reservation = _reservation(arena)
     wanted = None if ahead is None else parse_at_least(ahead, "ahead", 0)
     torch = _cuda_torch()
@@ -140,7 +141,7 @@ def pause(arena: Arena, *, keep: bool | None = None) -> None:
 
     Raises BufferError where tensors live, or are being allocated; what :meth:`stead.Reservation.pause` raises.
     """
-    _check_arena(arena)
+    check_arena(arena)
     reservation = _reservation(arena)
     if (pools := _pools.get(id(arena))) is not None:
         pools.check_left("pause", arena)
@@ -155,7 +156,7 @@ def pause(arena: Arena, *, keep: bool | None = None) -> None:
 def resume(arena: Arena) -> None:
     """Put memory behind the arena again, at the same addresses; nothing where it is not paused. Raises what
     :meth:`stead.Reservation.resume` raises."""
-    _check_arena(arena)
+    check_arena(arena)
     _reservation(arena).resume()
 
 
@@ -173,9 +174,7 @@ def _live(arena: Arena) -> int:
 
 
 def _reservation(arena: Arena) -> Reservation:
-    if arena._untouchable != 2 or arena._device_kind != 2:  # kDLCUDA
-        needs = "an arena in a CUDA device's memory: Arena(size, backing=stead.DeviceMemory(device))"
-        raise Unsupported("PyTorch's tensors in an arena for a while", needs, repr(arena))
+    check_on_cuda(arena, "PyTorch's tensors in an arena for a while")
     assert arena.reservation is not None
     return arena.reservation
 
@@ -216,7 +215,7 @@ def use(arena: Arena | None, device: SupportsIndex = 0, *, ordered: bool = True)
     if not 0 <= number < 1 << 31:
         raise ValueError(f"device is {device!r}, must be from 0 to {(1 << 31) - 1}")
     if arena is not None:
-        _check_arena(arena)
+        check_arena(arena)
         if arena._untouchable == 2 and arena._device != number:
             raise ValueError(f"device is {number}, and the memory of {arena!r} is on device {arena._device}")
         if ordered:
@@ -238,13 +237,6 @@ def allocator(arena: Arena, device: SupportsIndex = 0) -> Any:
         raise Unsupported("an allocator for PyTorch", "a PyTorch that was made for CUDA", found)
     use(arena, device)
     return torch.cuda.memory.CUDAPluggableAllocator(str(library()), ALLOCATE, FREE)
-
-
-def _check_arena(arena: Arena) -> None:
-    if not isinstance(arena, Arena):
-        raise TypeError(f"arena is {arena!r}, must be a stead.Arena")
-    if arena.closed:
-        raise Released(f"{arena!r}")
 
 
 def _order(arena: Arena, device: int) -> None:
