@@ -30,7 +30,7 @@ from stead.errors import (
 from stead.kernel import Manner
 from stead.placement import Placement, Preference
 from stead.ranges import Range, align_up
-from stead.reservation import Reservation, claim_here
+from stead.reservation import Reservation, claim_driven, claim_here
 from stead.sizes import parse_at_least, parse_size
 from stead.snapshot import SHARED_PREFIX
 from stead.space.process import ProcessSpace, this_process
@@ -160,7 +160,7 @@ def reserve(
         if quick is not None and together is None:
             first, step, total, bytes_held = quick
             if isinstance(space, DeviceSpace):
-                reservation = _claim_driven(space, Range.sized(first + draw % total * step, bytes_held))
+                reservation = _claim_driven(space, first + draw % total * step, bytes_held)
             else:
                 reservation = claim_here(space, first + draw % total * step, bytes_held)
             if reservation is not None:
@@ -188,8 +188,16 @@ def reserve(
     return _named(Reservation(space, where, outer, name))
 
 
-def _claim_driven(space: DeviceSpace, where: Range) -> Reservation | None:
+def _claim_driven(space: DeviceSpace, address: int, size: int) -> Reservation | None:
     """Ask the driver before anybody looks: None where it does not give the place."""
+    functions = space.driver.functions
+    if functions is not None:
+        found = claim_driven(space, *functions, space.granularity, address, size)
+        if not isinstance(found, int):
+            return found
+        space.evaded(Range.sized(address, size), Range.sized(found, size))
+        return None
+    where = Range.sized(address, size)
     try:
         space.reserve_at(where)
     except Occupied:

@@ -186,6 +186,7 @@ class Reservation(_native.Hold):
         with table_lock:
             self.check_live()
             if self._parts is _NO_PARTS:
+                self._enter()
                 self._parts = PartTable()
             # The table first: should memory run out, it does so before anything has changed.
             if there := self._parts.add(Part(where, length, chosen, source, access)):
@@ -381,12 +382,13 @@ class Reservation(_native.Hold):
                 return
             if self._leases:
                 self._check_no_views(self.range, "release")
-            if self._end is not None:
-                self._space.release(self.outer)
-                self._end.cancel()
-            elif self._unmap():
-                self._space.release(self.outer)  # says why not
-                self._forget()
+            if self._end is not None or self._unmap():
+                self._enter()
+                self._space.release(self.outer)  # says why not, where it was refused before
+                if self._end is None:
+                    self._forget()
+                else:
+                    self._end.cancel()
             self._released = True
             self._parts = _NO_PARTS
         finally:
@@ -410,6 +412,13 @@ class Reservation(_native.Hold):
                 raise
 
     # ---- inside ----
+
+    def _enter(self) -> None:
+        """Have the space know of it, where that has not been worth a claim's time: at the first commit, at the
+        latest. Whose end is the space's business is not unmapped from here."""
+        if self._end is None and (end := self._space.at_the_end(self.outer)) is not None:
+            self._end = end
+            self._forget()
 
     def _lease(self, where: Range, writable: bool) -> memoryview:
         view: memoryview = self._space.view(where, writable, self)  # or a DeviceView, which has an obj, too
@@ -483,6 +492,13 @@ claim_here: Callable[[MemorySpace, int, int], Reservation | None] = partial(
 )
 """``claim_here(space, address, size)``: claim exactly there in this process, whose space it is, and hold it; None
 where it is occupied, or refused for another reason. One call of C: what every reservation costs."""
+
+
+claim_driven: Callable[[MemorySpace, int, int, int, int, int], Reservation | int | None] = partial(
+    Reservation._claim_driven, _NO_PARTS, ledger.held, ledger.forget
+)
+"""``claim_driven(space, reserve, free, alignment, address, size)``: the same through a driver, by its
+``functions``; where the driver went elsewhere, the address, which it holds now."""
 
 
 def _check_access(access: str) -> None:

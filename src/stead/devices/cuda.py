@@ -92,6 +92,7 @@ class CudaDriver:
         self._described: dict[tuple[Location, bool], Any] = {}
         self._allowed: dict[tuple[Sequence[Location], DeviceAccess], list[Any]] = {}
         self._granules: dict[tuple[Location, bool], int] = {}
+        self._functions = self._function("cuMemAddressReserve"), self._function("cuMemAddressFree")
 
     def close(self) -> None:
         """Release the contexts. Idempotent; done at exit, too. The next call that needs one retains it again."""
@@ -118,6 +119,10 @@ class CudaDriver:
             )
             self._granules[location, recommended] = known
         return known
+
+    @property
+    def functions(self) -> tuple[int, int] | None:
+        return self._functions if _forks == self._forks else None
 
     def reserve(self, size: int, alignment: int, hint: int) -> int:
         return int(self.call("cuMemAddressReserve", size, alignment, hint, 0))
@@ -301,6 +306,10 @@ class CudaDriver:
         made.location.id = who.id
         made.flags = self._accesses[access]
         return made
+
+    def _function(self, name: str) -> int:
+        """Where it is, in the version of CUDA 10.2, which brought the calls on addresses."""
+        return int(self.call("cuGetProcAddress", name.encode(), 10020, 0)[0])
 
     def _describe(self, number: int) -> DeviceFacts:
         device = self.call("cuDeviceGet", number)

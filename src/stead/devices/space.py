@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from stead import _native
+from stead import _native, ledger
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.devices.mapped import ByAddress, Mapped
 from stead.devices.memory import DeviceBacking, DeviceSource, refused
@@ -86,16 +86,20 @@ class DeviceSpace:
         return Footprint(self._host.outline(within).occupied, self.granularity)
 
     def footprint(self, within: Range) -> Footprint:
+        return Footprint(self._host.footprint(within).occupied | RangeSet(self._ours(within)), self.granularity)
+
+    def _ours(self, where: Range) -> list[Range]:
+        """What this process holds of ``where``, should a driver's reservations not be listed as its mappings."""
         with self._locked:
-            ours = RangeSet(self._held)
-        return Footprint(self._host.footprint(within).occupied | ours, self.granularity)
+            found = self._held.overlapping(where)
+        return found + [each.outer for each in ledger.within(where) if each.space.identity == self.identity]
 
     def obstacle(self, where: Range) -> Obstacle | None:
         if (found := self._host.obstacle(where)) is not None:
             return found
+        for each in self._ours(where):
+            return Obstacle(each, f"a reservation of {self.driver.name}'s", "this process")
         with self._locked:
-            for each in self._held.overlapping(where):
-                return Obstacle(each, f"a reservation of {self.driver.name}'s", "this process")
             if self._evaded and self._evaded[0] == where:
                 name = f"nothing that is listed: the driver went to {self._evaded[1]:#x} instead"
                 return Obstacle(where, name, self.driver.name)
@@ -123,15 +127,18 @@ class DeviceSpace:
             with self._locked:
                 self._held.add(where, where)
             return
-        elsewhere = Range.sized(got, size)
+        self.evaded(where, Range.sized(got, size), keep)
+        raise Occupied(where)
+
+    def evaded(self, where: Range, elsewhere: Range, keep: list[Range] | None = None) -> None:
+        """The driver was asked for one and has reserved the other, which is given back, or goes to ``keep``."""
         with self._locked:
             self._held.add(elsewhere, elsewhere)
-            self._evaded = (where, got)
+            self._evaded = (where, elsewhere.start)
         if keep is not None:
             keep.append(elsewhere)
         else:
             self._give_back(elsewhere)
-        raise Occupied(where)
 
     def _not_claimed(self, error: DriverError, where: Range) -> Exception:
         if self._host.obstacle(where):
@@ -173,6 +180,9 @@ class DeviceSpace:
             self._away = [each for each in self._away if not where.contains(each.mapped.range)]
 
     def at_the_end(self, where: Range) -> _native.Finalizer | None:
+        with self._locked:
+            if self._held.around(where) is None:  # claimed without a look at the tables here
+                self._held.add(where, where)
         return _native.Finalizer(DeviceSpace._end, self, where)
 
     def _end(self, where: Range) -> None:

@@ -69,7 +69,8 @@ class MemorySpace(AddressSpace, Protocol):
     """A space whose addresses can have memory behind them. Only a Reservation calls these, on what it owns."""
 
     def at_the_end(self, where: Range) -> Finalizer | None:
-        """What releases ``where`` when its last reference goes; None where unmapping is all there is to do.
+        """What releases ``where`` when its last reference goes; None where unmapping is all there is to do. Asked
+        when a reservation is made, or, of one that was claimed in a single call of C, before its first commit.
 
         No __del__ does that: in a garbage cycle it may run while a view in the same cycle is still used."""
         ...
