@@ -1,8 +1,8 @@
 """At which places a driver follows a hint: asked of it, since no document says it.
 
-A driver takes an address as a hint. NVIDIA's 580 on an H100 rounds one up to the next 32 MiB, whatever the size and
-the alignment that is asked for, and so gives what was meant once in sixteen times where only the granularity of
-memory (2 MiB) is kept (docs/decisions/0016).
+A driver takes an address as a hint. NVIDIA's 580 on an H100 rounds one up to the next 32 MiB, whatever the size
+and the alignment that is asked for, and so gives what was meant once in sixteen times where only the granularity
+of memory (2 MiB) is kept (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _TRIES = 8
 
 
 def followed_at(driver: Driver, granularity: int, window: Range) -> int:
-    """Bytes, a power of two: ``driver`` follows hints in ``window`` that are multiples of it. The granularity where
-    it does not tell: what it does is compared at each claim anyway."""
+    """Bytes, a power of two: ``driver`` follows hints in ``window`` that are multiples of it. The granularity
+    where it does not tell: what it does is compared at each claim anyway."""
     apart = 2 * _FARTHEST
     for _ in range(_TRIES):
         base = random.randrange(-(-window.start // apart), window.stop // apart) * apart

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 class DeviceSpace:
     """The space of this process through ``driver``; its granularity is the largest of its devices', its alignment
-    the least at which the driver follows hints. One for each driver is enough: :class:`stead.CudaSpace` and its like
-    have it.
+    the least at which the driver follows hints. One for each driver is enough: :class:`stead.CudaSpace` and its
+    like have it.
 
     Raises Unsupported where no device manages addresses.
     """
@@ -116,7 +116,7 @@ class DeviceSpace:
         start, size = where.start, where.stop - where.start
         if size <= 0 or start % self.alignment or size % self.granularity:
             raise ValueError(
-                f"cannot claim {where}: {self.driver.name} takes sizes that are multiples of {self.granularity:#x}, "
+                f"cannot claim {where}: {self.driver.name} takes multiples of {self.granularity:#x} bytes, "
                 f"and goes to multiples of {self.alignment:#x}"
             )
         if where.stop > self.usable.stop:

@@ -16,7 +16,8 @@ Access = Literal["none", "r", "rw", "rx", "rwx"]
 
 
 class AddressSpace(Protocol):
-    """Addresses, acted on from inside. Ranges are whole multiples of its granularity, claims begin at its alignment."""
+    """Addresses, acted on from inside. Sizes are multiples of its granularity, starts of claims of its
+    alignment."""
 
     @property
     def identity(self) -> Hashable:
