@@ -42,6 +42,8 @@ os.register_at_fork(
 # Parts that are decommitted by one system call. At the limit of mappings there is no memory for long lists.
 _BATCH = 256
 
+_ACCESSES = get_args(Access)
+
 # Looked up once: they are on the path of every reservation.
 _acquire, _unlock = table_lock.acquire, table_lock.release
 
@@ -183,11 +185,11 @@ class Reservation(_native.Hold):
         source = self._space.secure(chosen, length, "w" in access)
         with table_lock:
             self.check_live()
-            self._check_free(where)
             if self._parts is _NO_PARTS:
                 self._parts = PartTable()
             # The table first: should memory run out, it does so before anything has changed.
-            self._parts.put(Part(where, length, chosen, source, access))
+            if there := self._parts.add(Part(where, length, chosen, source, access)):
+                raise Occupied(where, self.obstacle(there))
             try:
                 self._space.commit(where, source, access)
             except BaseException:
@@ -196,7 +198,7 @@ class Reservation(_native.Hold):
             if source.fd < 0:
                 self._rename(where)
             self.generation += 1
-            view = self._lease(Range.sized(where.start, length), "w" in access)
+            view = self._lease(Range(where.start, where.start + length), "w" in access)
         if events.listeners:
             taken = time.perf_counter() - began
             events.emit("commit", range=where, name=self.name, access=access, backing=chosen, seconds=taken)
@@ -338,9 +340,8 @@ class Reservation(_native.Hold):
             events.emit(what, range=self.range, name=self.name)
 
     def _decommit(self, where: Range) -> None:
-        taken = self._parts.inside(where)
         # The table first: should memory run out, it does so before anything has changed.
-        self._parts.cut(where)
+        taken = self._parts.cut(where)
         try:
             inaccessible = self._space.decommit(where)
         except BaseException:
@@ -349,12 +350,12 @@ class Reservation(_native.Hold):
             raise
         self._rename(where)
         self.generation += 1
-        if self._lingering is None:
-            self._lingering = []
-        if inaccessible:
-            self._sweep(self._lingering)
-        else:
+        if not inaccessible:
+            if self._lingering is None:
+                self._lingering = []
             self._lingering.append(where)
+        elif self._lingering:
+            self._sweep(self._lingering)
 
     def _rename(self, where: Range) -> None:
         """A name in the maps goes with the mapping that is replaced. Named alike, neighbours merge again."""
@@ -449,9 +450,9 @@ class Reservation(_native.Hold):
 
     def _offset(self, offset: SupportsIndex | str) -> int:
         number = parse_size(offset, "offset")
-        size = self.size
-        if not 0 <= number < size:
-            raise ValueError(f"offset is {offset!r}, must be 0 or more and less than the size, {size}")
+        start, stop = self.range
+        if not 0 <= number < stop - start:
+            raise ValueError(f"offset is {offset!r}, must be 0 or more and less than the size, {stop - start}")
         return number
 
     def _positive(self, size: SupportsIndex | str) -> int:
@@ -463,19 +464,17 @@ class Reservation(_native.Hold):
     def _locate(self, offset: SupportsIndex | str, size: SupportsIndex | str | None) -> tuple[Range, int]:
         """The whole pages that are meant, and the bytes asked for."""
         self.check_live()
-        start = self._offset(offset)
-        page = self._space.granularity
+        start, page = self._offset(offset), self._space.granularity
         if start % page:
             raise ValueError(f"offset is {offset!r}, must be a multiple of the page size, {page}")
-        whole = self.range
-        left = whole.stop - whole.start - start
-        length = left if size is None else self._positive(size)
-        if length > left:
+        whole, stop = self.range
+        first = whole + start
+        length = stop - first if size is None else self._positive(size)
+        if length > stop - first:
             raise ValueError(
-                f"size is {size!r} from offset {offset!r}: that is {length - left} bytes beyond the reservation's "
-                f"end ({self.size} bytes)"
+                f"size is {size!r} from offset {offset!r}: that is {length - (stop - first)} bytes beyond the "
+                f"reservation's end ({self.size} bytes)"
             )
-        first = whole.start + start
         return Range(first, first + align_up(length, page)), length
 
 
@@ -487,5 +486,5 @@ where it is occupied, or refused for another reason. One call of C: what every r
 
 
 def _check_access(access: str) -> None:
-    if access not in get_args(Access):
-        raise ValueError(f"access is {access!r}, must be one of {', '.join(get_args(Access))}")
+    if access not in _ACCESSES:
+        raise ValueError(f"access is {access!r}, must be one of {', '.join(_ACCESSES)}")

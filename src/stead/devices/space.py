@@ -63,8 +63,8 @@ class DeviceSpace:
         self._lock = threading.Lock()
         self._locked = _Locked(self)
         self._ended: deque[Range] = deque()  # of reservations that nobody has any more, to be released
-        self._held: dict[int, int] = {}  # sizes of the driver's reservations, by their starts
-        self._mapped = ByAddress()
+        self._held: ByAddress[Range] = ByAddress()  # the driver's reservations
+        self._mapped: ByAddress[Mapped] = ByAddress()
         self._away: list[Away] = []  # what is paused
         self._evaded: tuple[Range, int] | None = (
             None  # the last claim that the driver did not follow: where it went
@@ -90,18 +90,15 @@ class DeviceSpace:
 
     def footprint(self, within: Range) -> Footprint:
         with self._locked:
-            ours = RangeSet(Range.sized(*each) for each in list(self._held.items()))
+            ours = RangeSet(self._held)
         return Footprint(self._host.footprint(within).occupied | ours, self.granularity)
 
     def obstacle(self, where: Range) -> Obstacle | None:
         if (found := self._host.obstacle(where)) is not None:
             return found
         with self._locked:
-            for start, size in list(self._held.items()):
-                if where.overlaps(Range.sized(start, size)):
-                    return Obstacle(
-                        Range.sized(start, size), f"a reservation of {self.driver.name}'s", "this process"
-                    )
+            for each in self._held.overlapping(where):
+                return Obstacle(each, f"a reservation of {self.driver.name}'s", "this process")
             if self._evaded and self._evaded[0] == where:
                 name = f"nothing that is listed: the driver went to {self._evaded[1]:#x} instead"
                 return Obstacle(where, name, self.driver.name)
@@ -128,13 +125,14 @@ class DeviceSpace:
             got = self.driver.reserve(size, self.granularity, start)
         except DriverError as error:
             raise self._not_claimed(error, where) from error
-        with self._locked:
-            self._held[got] = size
-            if got != start:
-                self._evaded = (where, got)
         if got == start:
+            with self._locked:
+                self._held.add(where, where)
             return
         elsewhere = Range.sized(got, size)
+        with self._locked:
+            self._held.add(elsewhere, elsewhere)
+            self._evaded = (where, got)
         if keep is not None:
             keep.append(elsewhere)
         else:
@@ -162,7 +160,7 @@ class DeviceSpace:
             self._release(where)
 
     def _release(self, where: Range) -> None:
-        if self._held.get(where.start) != where.size:
+        if self._held.around(where) != where:
             raise ValueError(f"{where} is no reservation of {self!r}")
         mapped = self._mapped.overlapping(where)
         if mapped:
@@ -173,9 +171,9 @@ class DeviceSpace:
         except DriverError as error:
             map_again(self.driver, mapped, error)
             raise refused(error, f"giving back {where}") from error
-        del self._held[where.start]
+        self._held.remove(where)
         for each in mapped:
-            self._mapped.remove(each)
+            self._mapped.remove(each.range)
             each.physical.release(each.first, each.count)
         if self._away:
             self._away = [each for each in self._away if not where.contains(each.mapped.range)]
@@ -223,7 +221,7 @@ class DeviceSpace:
             )
         mapped = Mapped(where, physical, 0, access)
         with self._locked:
-            if not any(Range.sized(*each).contains(where) for each in list(self._held.items())):
+            if self._held.around(where) is None:
                 raise ValueError(f"{where} is in no reservation of {self!r}")
             try:
                 map_all(self.driver, [mapped])
@@ -231,7 +229,7 @@ class DeviceSpace:
                 # Not when the source goes: the exception that is on its way keeps it.
                 physical.release(0, mapped.count)
                 raise
-            self._mapped.add(mapped)
+            self._mapped.add(where, mapped)
 
     def decommit(self, where: Range) -> bool:
         with self._locked:
@@ -246,15 +244,14 @@ class DeviceSpace:
         return True
 
     def _replace(self, whole: Mapped, gone: Range, *instead: Mapped) -> None:
-        self._mapped.remove(whole)
+        self._mapped.remove(whole.range)
         for each in (*whole.without(gone), *instead):
-            self._mapped.add(each)
+            self._mapped.add(each.range, each)
 
     def _wait_for(self, mapped: Sequence[Mapped]) -> None:
         """Unmapping does not wait for what still uses it (CUDA driver API, cuMemUnmap)."""
-        for who in dict.fromkeys(who for each in mapped for who in each.physical.who):
-            if who.kind == "device":
-                self.driver.synchronize(who.id)
+        for device in {who.id for each in mapped for who in each.physical.who if who.kind == "device"}:
+            self.driver.synchronize(device)
 
     def _check_not_paused(self, where: Range) -> None:
         for each in self._away:
@@ -298,7 +295,7 @@ class DeviceSpace:
             self._wait_for(mapped)
             self._away += take_away(self.driver, mapped, keep)
             for each in mapped:
-                self._mapped.remove(each)
+                self._mapped.remove(each.range)
 
     def resume(self, where: Range) -> None:
         """See :meth:`stead.Reservation.resume`."""
@@ -307,7 +304,7 @@ class DeviceSpace:
             bring_back(self.driver, back)
             self._away = [each for each in self._away if each not in back]
             for each in back:
-                self._mapped.add(each.mapped)
+                self._mapped.add(each.mapped.range, each.mapped)
 
     def paused(self, where: Range) -> bool:
         """Whether any of it is."""
