@@ -290,7 +290,7 @@ def plan(
     """What :func:`reserve` does with these arguments in ``space``, before it claims anything."""
     bytes_wanted = parse_size(size, "size")
     alignment = _alignment(space, bytes_wanted, align)
-    room = parse_size(guard, "guard")
+    room = _guard(space, guard)
     windows = space.windows if within is None else (Range.parse(within, "within"),)
     wanted = tuple(Placement(bytes_wanted, window, alignment, room, prefer) for window in windows)
     return Plan(space, wanted, None)
@@ -345,8 +345,15 @@ def _seeded(wanted: Sequence[Placement], seed: int) -> tuple[Placement, ...]:
 
 def _alignment(space: AddressSpace, size: int, align: SupportsIndex | str | None) -> int:
     if align is None:
-        return _BIG_PAGE if size >= _BIG_PAGE else space.granularity
-    return max(parse_size(align, "align"), 0)
+        return max(_BIG_PAGE, space.alignment) if size >= _BIG_PAGE else space.alignment
+    wanted = parse_size(align, "align")
+    return max(wanted, space.alignment) if wanted > 0 and not wanted & (wanted - 1) else max(wanted, 0)
+
+
+def _guard(space: AddressSpace, guard: SupportsIndex | str) -> int:
+    """A claim begins with the guard, and so the guard is what keeps the start aligned."""
+    wanted = parse_size(guard, "guard")
+    return align_up(wanted, space.alignment) if wanted > 0 else wanted
 
 
 def _search(space: AddressSpace, wanted: Sequence[Placement], draw: int) -> tuple[Range, Range]:
@@ -427,10 +434,11 @@ def _reserve_exactly(
     page = space.granularity
     start = parse_size(at, "at")
     wanted = Placement(
-        parse_size(size, "size"), Range(0, 1 << 64), _alignment(space, 1, align), parse_size(guard, "guard")
+        parse_size(size, "size"), Range(0, 1 << 64), _alignment(space, 1, align), _guard(space, guard)
     )
-    if start < 0 or start % page:
-        raise ValueError(f"at is {start:#x}, must be a multiple of the page size, {page}")
+    if start < 0 or start % space.alignment:
+        unit = "the page size" if space.alignment == page else f"where {space!r} claims"
+        raise ValueError(f"at is {start:#x}, must be a multiple of {unit}, {space.alignment}")
     if start % wanted.alignment:
         raise ValueError(f"at is {start:#x}, which is not aligned to align, {wanted.alignment:#x}")
     where = Range.sized(start, align_up(wanted.size, page))

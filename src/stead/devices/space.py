@@ -20,6 +20,7 @@ from weakref import ref
 
 from stead import _native, ledger
 from stead.devices.driver import DriverError, Location, Meaning
+from stead.devices.hints import followed_at
 from stead.devices.mapped import ByAddress, Mapped
 from stead.devices.memory import DeviceBacking, DeviceSource, refused
 from stead.devices.placing import ACCESS, Away, bring_back, map_again, map_all, take_away, unmap_all
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 
 
 class DeviceSpace:
-    """The space of this process through ``driver``; its granularity is the largest of its devices'. One for each
-    driver is enough: :class:`stead.CudaSpace` and its like have it.
+    """The space of this process through ``driver``; its granularity is the largest of its devices', its alignment
+    the least at which the driver follows hints. One for each driver is enough: :class:`stead.CudaSpace` and its
+    like have it.
 
     Raises Unsupported where no device manages addresses.
     """
@@ -56,6 +58,7 @@ class DeviceSpace:
             driver.granularity(Location("device", each.number)) for each in self.devices if each.manages_addresses
         )
         self._host = this_process()
+        self.alignment = followed_at(driver, self.granularity, self._host.windows[0])
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._locked = _Locked(self)
@@ -75,12 +78,12 @@ class DeviceSpace:
 
     @cached_property
     def usable(self) -> Range:
-        everything, unit = self._host.usable, self.granularity
+        everything, unit = self._host.usable, self.alignment
         return Range(align_up(everything.start, unit), align_down(everything.stop, unit))
 
     @cached_property
     def windows(self) -> tuple[Range, ...]:
-        return quiet_windows(self.usable, self.granularity)
+        return quiet_windows(self.usable, self.alignment)
 
     def outline(self, within: Range) -> Footprint:
         return Footprint(self._host.outline(within).occupied, self.granularity)
@@ -112,8 +115,11 @@ class DeviceSpace:
 
     def reserve_at(self, where: Range, keep: list[Range] | None = None) -> None:
         start, size = where.start, where.stop - where.start
-        if size <= 0 or start % self.granularity or size % self.granularity:
-            raise ValueError(f"cannot claim {where}: {self.driver.name} takes multiples of {self.granularity:#x}")
+        if size <= 0 or start % self.alignment or size % self.granularity:
+            raise ValueError(
+                f"cannot claim {where}: {self.driver.name} takes multiples of {self.granularity:#x} bytes, "
+                f"and goes to multiples of {self.alignment:#x}"
+            )
         if where.stop > self.usable.stop:
             end = self.usable.stop
             raise LimitReached(f"cannot claim {where}: addresses end at {end:#x} here", "VA width")

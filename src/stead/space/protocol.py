@@ -16,7 +16,8 @@ Access = Literal["none", "r", "rw", "rx", "rwx"]
 
 
 class AddressSpace(Protocol):
-    """Addresses, acted on from inside. Ranges are whole multiples of its granularity."""
+    """Addresses, acted on from inside. Sizes are multiples of its granularity, starts of claims of its
+    alignment."""
 
     @property
     def identity(self) -> Hashable:
@@ -25,7 +26,12 @@ class AddressSpace(Protocol):
 
     @property
     def granularity(self) -> int:
-        """Bytes; what ranges are whole multiples of."""
+        """Bytes; what sizes, and places of memory, are whole multiples of."""
+        ...
+
+    @property
+    def alignment(self) -> int:
+        """Bytes; what starts of claims are multiples of: the granularity, or more."""
         ...
 
     @property
