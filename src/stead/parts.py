@@ -96,8 +96,9 @@ class PartTable:
     def cut(self, where: Range) -> list[Part]:
         """Take out whatever lies in ``where``: the pieces of parts that were there."""
         at = self._slice(where)
-        taken = [each.piece(where) for each in self._parts[at]]
-        below, above = self._edges(where, at)
+        found = self._parts[at]
+        taken = [each.piece(where) for each in found]
+        below, above = ([], []) if taken == found else self._edges(where, at)
         self._replace(at, [*below, *above])
         return taken
 

@@ -65,7 +65,8 @@ class CudaDriver:
     def __init__(self) -> None:
         self._forks = _forks
         self.api = api = _bindings()
-        self.version = _start(api)
+        self.version = ""
+        self._start()
         self._lock = threading.Lock()
         self._contexts: dict[int, Any] = {}
         release = partial(_release, api, self._contexts, _forks)
@@ -234,9 +235,14 @@ class CudaDriver:
         if _forks != self._forks:
             raise _forked()
         try:
-            return _answer(self.api, name, arguments)
-        except RuntimeError as error:  # of cuda.bindings: 'Function "cuMemMap" not found'
-            raise Unsupported(name, "a newer driver", f"one for CUDA {self.version} ({error})") from None
+            answer: tuple[Any, ...] = getattr(self.api, name)(*arguments)
+        except (ValueError, KeyError) as error:
+            raise _unknown(name, error) from None
+        except RuntimeError as error:
+            raise self._lacking(name, error) from None
+        if answer[0]:
+            raise _error(self.api, name, answer[0])
+        return answer[1] if len(answer) == 2 else answer[1:]
 
     def call_within(self, device: int, name: str, *arguments: Any) -> Any:
         """The same in the device's primary context; the caller's is current again afterwards."""
@@ -247,6 +253,28 @@ class CudaDriver:
         return int(self._context(device))
 
     # ---- inside ----
+
+    def _start(self) -> None:
+        """cuInit; ``version``: which CUDA the driver is for."""
+        try:
+            number = int(self.call("cuDriverGetVersion"))
+            version = f"{number // 1000}.{number % 1000 // 10}"
+            if number < _OLDEST:
+                raise Unsupported("CUDA", "a driver for CUDA 12.0 or newer", f"one for CUDA {version}")
+            self.call("cuInit", 0)
+        except DriverError as error:
+            if error.code == _NOT_INITIALIZED:
+                raise _forked() from None
+            raise Unsupported("CUDA", "NVIDIA's driver and a device that it can use", str(error)) from None
+        self.version = version
+
+    def _lacking(self, name: str, error: RuntimeError) -> Unsupported:
+        """For what cuda.bindings raises: 'Function "cuMemMap" not found'; or, in several lines or in one, that the
+        linker finds no libcuda.so.1."""
+        said = " ".join(str(error).split())
+        if not self.version:
+            return Unsupported("CUDA", "NVIDIA's driver (libcuda.so.1)", f"none that can be loaded: {said}")
+        return Unsupported(name, "a newer driver", f"one for CUDA {self.version} ({said})")
 
     def _within(self, device: int, *calls: tuple[Any, ...]) -> Any:
         """What the first of them returns."""
@@ -355,38 +383,12 @@ def _forked() -> Unsupported:
     return Unsupported("CUDA", needs, "such a child; start it by spawn or forkserver")
 
 
-def _start(api: Any) -> str:
-    """cuInit; which CUDA the driver is for."""
-    try:
-        number = int(_answer(api, "cuDriverGetVersion", ()))
-        version = f"{number // 1000}.{number % 1000 // 10}"
-        if number < _OLDEST:
-            raise Unsupported("CUDA", "a driver for CUDA 12.0 or newer", f"one for CUDA {version}")
-        _answer(api, "cuInit", (0,))
-    except DriverError as error:
-        if error.code == _NOT_INITIALIZED:
-            raise _forked() from None
-        raise Unsupported("CUDA", "NVIDIA's driver and a device that it can use", str(error)) from None
-    except RuntimeError as error:
-        # What cuda.bindings raises where the linker finds no libcuda.so.1, in several lines or in one.
-        said = " ".join(str(error).split())
-        raise Unsupported("CUDA", "NVIDIA's driver (libcuda.so.1)", f"none that can be loaded: {said}") from None
-    return version
-
-
-def _answer(api: Any, name: str, arguments: tuple[Any, ...]) -> Any:
-    """What a call returned beside its code, if anything. Raises DriverError."""
-    try:
-        answer: tuple[Any, ...] = getattr(api, name)(*arguments)
-    except (ValueError, KeyError) as error:
-        # A code that is younger than cuda.bindings: its enumeration refuses it, and says the number first.
-        number = str(error).split()[0]
-        if not number.isdecimal():
-            raise
-        raise DriverError(name, int(number), "an error that cuda.bindings does not know", Meaning.OTHER) from None
-    if answer[0]:
-        raise _error(api, name, answer[0])
-    return answer[1] if len(answer) == 2 else answer[1:]
+def _unknown(name: str, error: Exception) -> Exception:
+    """A code that is younger than cuda.bindings: its enumeration refuses it, and says the number first."""
+    number = str(error).split()[0]
+    if not number.isdecimal():
+        return error
+    return DriverError(name, int(number), "an error that cuda.bindings does not know", Meaning.OTHER)
 
 
 def _error(api: Any, call: str, code: Any) -> DriverError:

@@ -8,7 +8,7 @@ import sys
 import weakref
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.door import open_door, this_door
@@ -89,8 +89,7 @@ def _release_all(driver: Driver, handles: dict[int, int]) -> None:
             return  # the driver is going down, or a forked child has no say in it
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSource:
+class DeviceSource(NamedTuple):
     """Memory that is secured, on its way to its place. ``granularity``: bytes of a piece; it can be cut there."""
 
     physical: Physical
