@@ -20,7 +20,7 @@ from stead.devices.driver import DeviceFacts, DriverError, Location, Meaning
 from stead.errors import Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stead.devices.driver import DeviceAccess
 
@@ -88,6 +88,7 @@ class CudaDriver:
             "r": flags.CU_MEM_ACCESS_FLAGS_PROT_READ,
             "rw": flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
         }
+        self._no_timing = api.CUevent_flags.CU_EVENT_DISABLE_TIMING.value
         self._by_descriptor = api.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
         # Filled in once each: building them anew is half of what a small call costs.
         self._described: dict[tuple[Location, bool], Any] = {}
@@ -203,14 +204,14 @@ class CudaDriver:
         return int(free)
 
     def record(self, stream: int, device: int) -> int:
-        flags = self.api.CUevent_flags.CU_EVENT_DISABLE_TIMING
-        event = int(self.call_within(device, "cuEventCreate", flags.value))
-        try:
-            self.call_within(device, "cuEventRecord", event, stream)
-        except BaseException:
-            self.forget(event)
-            raise
-        return event
+        with self._within(device):
+            event = self.call("cuEventCreate", self._no_timing)
+            try:
+                self.call("cuEventRecord", event, stream)
+            except BaseException:
+                self.call("cuEventDestroy", event)
+                raise
+        return int(event)
 
     def passed(self, event: int) -> bool:
         try:
@@ -246,7 +247,8 @@ class CudaDriver:
 
     def call_within(self, device: int, name: str, *arguments: Any) -> Any:
         """The same in the device's primary context; the caller's is current again afterwards."""
-        return self._within(device, (name, *arguments))
+        with self._within(device):
+            return self.call(name, *arguments)
 
     def context(self, device: int) -> int:
         """The device's primary context (CUcontext), held until :meth:`close`. Raises DriverError."""
@@ -276,25 +278,21 @@ class CudaDriver:
             return Unsupported("CUDA", "NVIDIA's driver (libcuda.so.1)", f"none that can be loaded: {said}")
         return Unsupported(name, "a newer driver", f"one for CUDA {self.version} ({said})")
 
-    def _within(self, device: int, *calls: tuple[Any, ...]) -> Any:
-        """What the first of them returns."""
-        self.call("cuCtxPushCurrent", self._context(device))
-        try:
-            answers = [self.call(*each) for each in calls]
-        except BaseException:
-            self.api.cuCtxPopCurrent()  # whatever it says: after a fault of the device, that again
-            raise
-        self.call("cuCtxPopCurrent")
-        return answers[0]
-
-    def _do_and_wait(self, device: int, name: str, *arguments: Any) -> None:
-        self._within(device, (name, *arguments), ("cuStreamSynchronize", 0))
+    def _within(self, device: int) -> _Within:
+        return _Within(self.call, self._context(device))
 
     def _context(self, device: int) -> Any:
+        if (known := self._contexts.get(device)) is not None:
+            return known
         with self._lock:
             if device not in self._contexts:
                 self._contexts[device] = self.call("cuDevicePrimaryCtxRetain", device)
             return self._contexts[device]
+
+    def _do_and_wait(self, device: int, name: str, *arguments: Any) -> None:
+        with self._within(device):
+            self.call(name, *arguments)
+            self.call("cuStreamSynchronize", 0)
 
     def _any_device(self) -> int:
         """For calls that are not about one: whose context there is already, as each takes memory of its device."""
@@ -366,6 +364,25 @@ class CudaDriver:
             if error.meaning is Meaning.INVALID:  # a driver that is older than the attribute
                 return False
             raise
+
+
+class _Within:
+    """With ``context`` as the thread's current one."""
+
+    __slots__ = ("_call", "_context")
+
+    def __init__(self, call: Callable[..., Any], context: Any) -> None:
+        self._call, self._context = call, context
+
+    def __enter__(self) -> None:
+        self._call("cuCtxPushCurrent", self._context)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            self._call("cuCtxPopCurrent")
+        except DriverError:
+            if error is None:
+                raise  # else, after a fault of the device, it is that again
 
 
 def _bindings() -> Any:
