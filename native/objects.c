@@ -3,12 +3,18 @@
  */
 #include "binding.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <structmember.h> /* no public names in newer headers for what 3.11 needs */
+#include <unistd.h>
 
 #include "mapping.h"
 
 /* ---- Hold: a range that is given back at the end -------------------------------------------------- */
+
+/* Of a device's driver, as the CUDA driver API declares them (CUresult is an int, 0 for success). */
+typedef int take_addresses(uint64_t *address, size_t size, size_t alignment, uint64_t hint, unsigned long long flags);
+typedef int give_back(uint64_t address, size_t size);
 
 /* The base of Reservation: what every reservation pays for is done here. Its members are None until they are
  * needed; T_OBJECT_EX, since CPython has a fast path for these alone. Not tracked by the garbage collector,
@@ -19,6 +25,8 @@ typedef struct {
     uint64_t address, size;
     long long serial, generation;
     int held;
+    give_back *give; /* to a device's driver; NULL: to the kernel */
+    pid_t process;   /* that claimed it: no driver survives a fork */
     PyObject *weakrefs;
     PyObject *members[10];
 } Hold;
@@ -62,6 +70,40 @@ static void hold_set(Hold *self, int member, PyObject *value)
     self->members[member] = Py_NewRef(value);
 }
 
+/* 0, or what the kernel or the driver answered instead; a child asks no driver. */
+static int64_t hold_give(const Hold *self)
+{
+    if (!self->give)
+        return stead_unmap(self->address, self->size);
+    return self->process == getpid() ? self->give(self->address, self->size) : -EPERM;
+}
+
+/* A reservation of what was claimed; parts, ledger, forget and space are the first of args. */
+static PyObject *hold_make(PyObject *type, PyObject *const *args, uint64_t address, uint64_t size, give_back *give)
+{
+    PyObject *ledger = args[1], *forget = args[2];
+    PyObject *self = hold_new((PyTypeObject *)type, NULL, NULL);
+    if (!self) {
+        (void)(give ? give(address, size) : stead_unmap(address, size));
+        return NULL;
+    }
+    hold_take((Hold *)self, address, size);
+    if (give) {
+        ((Hold *)self)->give = give;
+        ((Hold *)self)->process = getpid();
+    }
+    hold_set((Hold *)self, PARTS, args[0]);
+    hold_set((Hold *)self, SPACE, args[3]);
+    PyObject *entry = PyWeakref_NewRef(self, forget);
+    if (!entry || PySet_Add(ledger, entry)) {
+        Py_XDECREF(entry);
+        Py_DECREF(self); /* which gives it back */
+        return NULL;
+    }
+    Py_DECREF(entry);
+    return self;
+}
+
 /* Everything that makes a reservation, in one call: parts, ledger and forget are the same for all. */
 static PyObject *hold_claim(PyObject *type, PyObject *const *args, Py_ssize_t n)
 {
@@ -69,29 +111,28 @@ static PyObject *hold_claim(PyObject *type, PyObject *const *args, Py_ssize_t n)
     int64_t got;
     if (expect("_claim", n, 6) || unsigned_args("_claim", args + 4, 2, 2, a))
         return NULL;
-    PyObject *parts = args[0], *ledger = args[1], *forget = args[2], *space = args[3];
     CALL_WITHOUT_GIL(got, stead_claim(a[0], a[1]))
-    if (got != (int64_t)a[0]) {
-        if (got >= 0) /* a kernel that takes the address as a hint went elsewhere */
-            (void)stead_unmap((uint64_t)got, a[1]);
+    if (got == (int64_t)a[0])
+        return hold_make(type, args, a[0], a[1], NULL);
+    if (got >= 0) /* a kernel that takes the address as a hint went elsewhere */
+        (void)stead_unmap((uint64_t)got, a[1]);
+    Py_RETURN_NONE;
+}
+
+/* The same through a driver. */
+static PyObject *hold_claim_driven(PyObject *type, PyObject *const *args, Py_ssize_t n)
+{
+    uint64_t a[5], got = 0;
+    int refused;
+    if (expect("_claim_driven", n, 9) || unsigned_args("_claim_driven", args + 4, 5, 5, a))
+        return NULL;
+    take_addresses *take = (take_addresses *)(uintptr_t)a[0];
+    CALL_WITHOUT_GIL(refused, take(&got, a[4], a[2], a[3], 0))
+    if (refused)
         Py_RETURN_NONE;
-    }
-    PyObject *self = hold_new((PyTypeObject *)type, NULL, NULL);
-    if (!self) {
-        (void)stead_unmap(a[0], a[1]);
-        return NULL;
-    }
-    hold_take((Hold *)self, a[0], a[1]);
-    hold_set((Hold *)self, SPACE, space);
-    hold_set((Hold *)self, PARTS, parts);
-    PyObject *entry = PyWeakref_NewRef(self, forget);
-    if (!entry || PySet_Add(ledger, entry)) {
-        Py_XDECREF(entry);
-        Py_DECREF(self); /* which unmaps */
-        return NULL;
-    }
-    Py_DECREF(entry);
-    return self;
+    if (got != a[3])
+        return PyLong_FromUnsignedLongLong(got);
+    return hold_make(type, args, got, a[4], (give_back *)(uintptr_t)a[1]);
 }
 
 static PyObject *hold_unmap(PyObject *object, PyObject *none)
@@ -100,7 +141,7 @@ static PyObject *hold_unmap(PyObject *object, PyObject *none)
     Hold *self = (Hold *)object;
     int64_t got = 0;
     if (self->held) {
-        CALL_WITHOUT_GIL(got, stead_unmap(self->address, self->size))
+        CALL_WITHOUT_GIL(got, hold_give(self))
         self->held = got != 0;
     }
     return PyLong_FromLongLong(got);
@@ -113,14 +154,28 @@ static PyObject *hold_forget(PyObject *self, PyObject *none)
     Py_RETURN_NONE;
 }
 
+/* A driver's refusal at the very end: there is nobody to raise it to. */
+static void hold_warn(const Hold *self, long long answer)
+{
+    PyObject *type, *value, *trace; /* an exception on its way stays what it is */
+    PyErr_Fetch(&type, &value, &trace);
+    if (PyErr_WarnFormat(PyExc_ResourceWarning, 1, "%zu bytes of addresses at %p are still held: the driver answered %lld",
+                         (size_t)self->size, (void *)(uintptr_t)self->address, answer))
+        PyErr_WriteUnraisable(NULL);
+    PyErr_Restore(type, value, trace);
+}
+
 static void hold_dealloc(PyObject *object)
 {
     Hold *self = (Hold *)object;
     PyTypeObject *type = Py_TYPE(object);
     if (self->weakrefs)
         PyObject_ClearWeakRefs(object);
-    if (self->held)
-        (void)stead_unmap(self->address, self->size);
+    if (self->held) {
+        int64_t answer = hold_give(self);
+        if (answer > 0)
+            hold_warn(self, answer);
+    }
     for (size_t i = 0; i < sizeof self->members / sizeof *self->members; i++)
         Py_XDECREF(self->members[i]);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
@@ -132,9 +187,12 @@ static PyMethodDef hold_methods[] = {
     {"_claim", (PyCFunction)(void (*)(void))hold_claim, METH_FASTCALL | METH_CLASS,
      "_claim(parts, ledger, forget, space, address, size)\n--\n\n"
      "Claim, and a new object that holds what was claimed and is in the ledger; None where that is refused."},
+    {"_claim_driven", (PyCFunction)(void (*)(void))hold_claim_driven, METH_FASTCALL | METH_CLASS,
+     "_claim_driven(parts, ledger, forget, space, reserve, free, alignment, address, size)\n--\n\n"
+     "The same through a driver's functions at these addresses; an int: it reserved there instead, and that is held."},
     {"_take_over", (PyCFunction)(void (*)(void))hold_take_over, METH_FASTCALL,
      "_take_over(address, size)\n--\n\nHold a range that was claimed: unmapped when the last reference goes."},
-    {"_unmap", hold_unmap, METH_NOARGS, "_unmap()\n--\n\nGive the range back now: 0, or -errno and it is still held."},
+    {"_unmap", hold_unmap, METH_NOARGS, "_unmap()\n--\n\nGive the range back now: 0, or what was answered instead, and it is still held."},
     {"_forget", hold_forget, METH_NOARGS, "_forget()\n--\n\nHold it no more, without giving it back."},
     {NULL, NULL, 0, NULL},
 };
@@ -153,7 +211,7 @@ static PyMemberDef hold_members[] = {
 };
 
 static PyType_Slot hold_slots[] = {
-    {Py_tp_doc, "A held range: unmapped when the last reference goes."},
+    {Py_tp_doc, "A held range: given back when the last reference goes."},
     {Py_tp_new, hold_new},
     {Py_tp_dealloc, hold_dealloc},
     {Py_tp_methods, hold_methods},

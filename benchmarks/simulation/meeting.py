@@ -37,7 +37,8 @@ class ListedSpace:
         usable: Range = USABLE,
     ) -> None:
         self.occupied = RangeSet(occupied)
-        self.granularity, self.windows, self.usable, self._thief = granularity, windows, usable, thief
+        self.granularity = self.alignment = granularity
+        self.windows, self.usable, self._thief = windows, usable, thief
         self.held: Range | None = None
 
     @property

@@ -110,6 +110,20 @@ class Hold:
         size: int,
         /,
     ) -> Self | None: ...
+    @classmethod
+    def _claim_driven(
+        cls,
+        parts: object,
+        ledger: set[Any],
+        forget: Callable[[Any], object],
+        space: object,
+        reserve: int,
+        free: int,
+        alignment: int,
+        address: int,
+        size: int,
+        /,
+    ) -> Self | int | None: ...
     def _take_over(self, address: int, size: int, /) -> None: ...
     def _unmap(self) -> int: ...
     def _forget(self) -> None: ...

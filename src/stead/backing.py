@@ -346,10 +346,11 @@ def _no_room(number: int, size: int, path: str) -> Exception:
 
 def as_backing(value: Backing | DriverMade | Literal["anonymous", "shared"], name: str | None) -> Any:
     """A backing, or one of the two plain words for the common ones; shared memory is called ``name``."""
-    if value == "anonymous":
-        return ANONYMOUS
-    if value == "shared":
-        return SharedMemory(name=name)
+    if isinstance(value, str):
+        if value == "anonymous":
+            return ANONYMOUS
+        if value == "shared":
+            return SharedMemory(name=name)
     if not hasattr(value, "source") and not hasattr(value, "secure"):
         raise TypeError(
             f"backing is {value!r}, must be Anonymous, SharedMemory, File, 'anonymous' or 'shared', or memory "

@@ -30,7 +30,7 @@ from stead.errors import (
 from stead.kernel import Manner
 from stead.placement import Placement, Preference
 from stead.ranges import Range, align_up
-from stead.reservation import Reservation, claim_here
+from stead.reservation import Reservation, claim_driven, claim_here
 from stead.sizes import parse_at_least, parse_size
 from stead.snapshot import SHARED_PREFIX
 from stead.space.process import ProcessSpace, this_process
@@ -160,7 +160,7 @@ def reserve(
         if quick is not None and together is None:
             first, step, total, bytes_held = quick
             if isinstance(space, DeviceSpace):
-                reservation = _claim_driven(space, Range.sized(first + draw % total * step, bytes_held))
+                reservation = _claim_driven(space, first + draw % total * step, bytes_held)
             else:
                 reservation = claim_here(space, first + draw % total * step, bytes_held)
             if reservation is not None:
@@ -188,8 +188,16 @@ def reserve(
     return _named(Reservation(space, where, outer, name))
 
 
-def _claim_driven(space: DeviceSpace, where: Range) -> Reservation | None:
+def _claim_driven(space: DeviceSpace, address: int, size: int) -> Reservation | None:
     """Ask the driver before anybody looks: None where it does not give the place."""
+    functions = space.driver.functions
+    if functions is not None:
+        found = claim_driven(space, *functions, space.granularity, address, size)
+        if not isinstance(found, int):
+            return found
+        space.evaded(Range.sized(address, size), Range.sized(found, size))
+        return None
+    where = Range.sized(address, size)
     try:
         space.reserve_at(where)
     except Occupied:
@@ -282,7 +290,7 @@ def plan(
     """What :func:`reserve` does with these arguments in ``space``, before it claims anything."""
     bytes_wanted = parse_size(size, "size")
     alignment = _alignment(space, bytes_wanted, align)
-    room = parse_size(guard, "guard")
+    room = _guard(space, guard)
     windows = space.windows if within is None else (Range.parse(within, "within"),)
     wanted = tuple(Placement(bytes_wanted, window, alignment, room, prefer) for window in windows)
     return Plan(space, wanted, None)
@@ -337,8 +345,15 @@ def _seeded(wanted: Sequence[Placement], seed: int) -> tuple[Placement, ...]:
 
 def _alignment(space: AddressSpace, size: int, align: SupportsIndex | str | None) -> int:
     if align is None:
-        return _BIG_PAGE if size >= _BIG_PAGE else space.granularity
-    return max(parse_size(align, "align"), 0)
+        return max(_BIG_PAGE, space.alignment) if size >= _BIG_PAGE else space.alignment
+    wanted = parse_size(align, "align")
+    return max(wanted, space.alignment) if wanted > 0 and not wanted & (wanted - 1) else max(wanted, 0)
+
+
+def _guard(space: AddressSpace, guard: SupportsIndex | str) -> int:
+    """A claim begins with the guard, and so the guard is what keeps the start aligned."""
+    wanted = parse_size(guard, "guard")
+    return align_up(wanted, space.alignment) if wanted > 0 else wanted
 
 
 def _search(space: AddressSpace, wanted: Sequence[Placement], draw: int) -> tuple[Range, Range]:
@@ -419,10 +434,11 @@ def _reserve_exactly(
     page = space.granularity
     start = parse_size(at, "at")
     wanted = Placement(
-        parse_size(size, "size"), Range(0, 1 << 64), _alignment(space, 1, align), parse_size(guard, "guard")
+        parse_size(size, "size"), Range(0, 1 << 64), _alignment(space, 1, align), _guard(space, guard)
     )
-    if start < 0 or start % page:
-        raise ValueError(f"at is {start:#x}, must be a multiple of the page size, {page}")
+    if start < 0 or start % space.alignment:
+        unit = "the page size" if space.alignment == page else f"where {space!r} claims"
+        raise ValueError(f"at is {start:#x}, must be a multiple of {unit}, {space.alignment}")
     if start % wanted.alignment:
         raise ValueError(f"at is {start:#x}, which is not aligned to align, {wanted.alignment:#x}")
     where = Range.sized(start, align_up(wanted.size, page))

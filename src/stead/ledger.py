@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from weakref import ref
 
     from stead.ranges import Range, RangeSet
+    from stead.space.protocol import AddressSpace
 
 
 class Held(Protocol):
@@ -24,6 +25,8 @@ class Held(Protocol):
     def outer(self) -> Range:
         """The range with its guards."""
 
+    @property
+    def space(self) -> AddressSpace: ...
     @property
     def committed(self) -> RangeSet:
         """What has memory behind it."""

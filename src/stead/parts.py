@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from stead.ranges import Range, gaps_between
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from stead.space.protocol import Access
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A committed part of a reservation.
 
     ``range``: whole pages. ``length``: the bytes that were asked for, at most the range's size.
@@ -39,7 +38,7 @@ class Part:
         source = self.source
         if source.fd >= 0 and skipped:
             source = replace(source, offset=source.offset + skipped)
-        return replace(self, range=inside, length=min(self.length - skipped, inside.size), source=source)
+        return self._replace(range=inside, length=min(self.length - skipped, inside.size), source=source)
 
 
 class PartTable:
@@ -80,17 +79,27 @@ class PartTable:
                 if part.range.start < edge < part.range.stop:
                     yield part, edge
 
+    def add(self, part: Part) -> Part | None:
+        """Add a part where there is none; otherwise the first one that is there, and nothing has changed."""
+        at = self._slice(part.range)
+        for there in self._parts[at]:
+            return there
+        self._replace(at, [part])
+        return None
+
     def put(self, part: Part) -> None:
         """Add a part, in the place of whatever pieces of parts are there."""
         at = self._slice(part.range)
         below, above = self._edges(part.range, at)
         self._replace(at, [*below, part, *above])
 
-    def cut(self, where: Range) -> None:
-        """Take out whatever lies in ``where``."""
+    def cut(self, where: Range) -> list[Part]:
+        """Take out whatever lies in ``where``: the pieces of parts that were there."""
         at = self._slice(where)
+        taken = [each.piece(where) for each in self._parts[at]]
         below, above = self._edges(where, at)
         self._replace(at, [*below, *above])
+        return taken
 
     def _replace(self, at: slice, parts: list[Part]) -> None:
         before = self._starts[at]

@@ -42,6 +42,8 @@ os.register_at_fork(
 # Parts that are decommitted by one system call. At the limit of mappings there is no memory for long lists.
 _BATCH = 256
 
+_ACCESSES = get_args(Access)
+
 # Looked up once: they are on the path of every reservation.
 _acquire, _unlock = table_lock.acquire, table_lock.release
 
@@ -183,11 +185,12 @@ class Reservation(_native.Hold):
         source = self._space.secure(chosen, length, "w" in access)
         with table_lock:
             self.check_live()
-            self._check_free(where)
             if self._parts is _NO_PARTS:
+                self._enter()
                 self._parts = PartTable()
             # The table first: should memory run out, it does so before anything has changed.
-            self._parts.put(Part(where, length, chosen, source, access))
+            if there := self._parts.add(Part(where, length, chosen, source, access)):
+                raise Occupied(where, self.obstacle(there))
             try:
                 self._space.commit(where, source, access)
             except BaseException:
@@ -196,7 +199,7 @@ class Reservation(_native.Hold):
             if source.fd < 0:
                 self._rename(where)
             self.generation += 1
-            view = self._lease(Range.sized(where.start, length), "w" in access)
+            view = self._lease(Range(where.start, where.start + length), "w" in access)
         if events.listeners:
             taken = time.perf_counter() - began
             events.emit("commit", range=where, name=self.name, access=access, backing=chosen, seconds=taken)
@@ -338,9 +341,8 @@ class Reservation(_native.Hold):
             events.emit(what, range=self.range, name=self.name)
 
     def _decommit(self, where: Range) -> None:
-        taken = self._parts.inside(where)
         # The table first: should memory run out, it does so before anything has changed.
-        self._parts.cut(where)
+        taken = self._parts.cut(where)
         try:
             inaccessible = self._space.decommit(where)
         except BaseException:
@@ -349,12 +351,12 @@ class Reservation(_native.Hold):
             raise
         self._rename(where)
         self.generation += 1
-        if self._lingering is None:
-            self._lingering = []
-        if inaccessible:
-            self._sweep(self._lingering)
-        else:
+        if not inaccessible:
+            if self._lingering is None:
+                self._lingering = []
             self._lingering.append(where)
+        elif self._lingering:
+            self._sweep(self._lingering)
 
     def _rename(self, where: Range) -> None:
         """A name in the maps goes with the mapping that is replaced. Named alike, neighbours merge again."""
@@ -380,12 +382,13 @@ class Reservation(_native.Hold):
                 return
             if self._leases:
                 self._check_no_views(self.range, "release")
-            if self._end is not None:
-                self._space.release(self.outer)
-                self._end.cancel()
-            elif self._unmap():
-                self._space.release(self.outer)  # says why not
-                self._forget()
+            if self._end is not None or self._unmap():
+                self._enter()
+                self._space.release(self.outer)  # says why not, where it was refused before
+                if self._end is None:
+                    self._forget()
+                else:
+                    self._end.cancel()
             self._released = True
             self._parts = _NO_PARTS
         finally:
@@ -409,6 +412,13 @@ class Reservation(_native.Hold):
                 raise
 
     # ---- inside ----
+
+    def _enter(self) -> None:
+        """Have the space know of it, where that has not been worth a claim's time: at the first commit, at the
+        latest. Whose end is the space's business is not unmapped from here."""
+        if self._end is None and (end := self._space.at_the_end(self.outer)) is not None:
+            self._end = end
+            self._forget()
 
     def _lease(self, where: Range, writable: bool) -> memoryview:
         view: memoryview = self._space.view(where, writable, self)  # or a DeviceView, which has an obj, too
@@ -449,9 +459,9 @@ class Reservation(_native.Hold):
 
     def _offset(self, offset: SupportsIndex | str) -> int:
         number = parse_size(offset, "offset")
-        size = self.size
-        if not 0 <= number < size:
-            raise ValueError(f"offset is {offset!r}, must be 0 or more and less than the size, {size}")
+        start, stop = self.range
+        if not 0 <= number < stop - start:
+            raise ValueError(f"offset is {offset!r}, must be 0 or more and less than the size, {stop - start}")
         return number
 
     def _positive(self, size: SupportsIndex | str) -> int:
@@ -463,19 +473,17 @@ class Reservation(_native.Hold):
     def _locate(self, offset: SupportsIndex | str, size: SupportsIndex | str | None) -> tuple[Range, int]:
         """The whole pages that are meant, and the bytes asked for."""
         self.check_live()
-        start = self._offset(offset)
-        page = self._space.granularity
+        start, page = self._offset(offset), self._space.granularity
         if start % page:
             raise ValueError(f"offset is {offset!r}, must be a multiple of the page size, {page}")
-        whole = self.range
-        left = whole.stop - whole.start - start
-        length = left if size is None else self._positive(size)
-        if length > left:
+        whole, stop = self.range
+        first = whole + start
+        length = stop - first if size is None else self._positive(size)
+        if length > stop - first:
             raise ValueError(
-                f"size is {size!r} from offset {offset!r}: that is {length - left} bytes beyond the reservation's "
-                f"end ({self.size} bytes)"
+                f"size is {size!r} from offset {offset!r}: that is {length - (stop - first)} bytes beyond the "
+                f"reservation's end ({self.size} bytes)"
             )
-        first = whole.start + start
         return Range(first, first + align_up(length, page)), length
 
 
@@ -486,6 +494,13 @@ claim_here: Callable[[MemorySpace, int, int], Reservation | None] = partial(
 where it is occupied, or refused for another reason. One call of C: what every reservation costs."""
 
 
+claim_driven: Callable[[MemorySpace, int, int, int, int, int], Reservation | int | None] = partial(
+    Reservation._claim_driven, _NO_PARTS, ledger.held, ledger.forget
+)
+"""``claim_driven(space, reserve, free, alignment, address, size)``: the same through a driver, by its
+``functions``; where the driver went elsewhere, the address, which it holds now."""
+
+
 def _check_access(access: str) -> None:
-    if access not in get_args(Access):
-        raise ValueError(f"access is {access!r}, must be one of {', '.join(get_args(Access))}")
+    if access not in _ACCESSES:
+        raise ValueError(f"access is {access!r}, must be one of {', '.join(_ACCESSES)}")

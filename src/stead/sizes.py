@@ -46,9 +46,12 @@ def parse_at_least(value: SupportsIndex | str, argument: str, least: int) -> int
 
 def parse_address(value: SupportsIndex) -> int:
     """An address; for a number that cannot be one, one that nothing has. Raises TypeError."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if type(value) is int:  # a look whether it is SupportsIndex takes microseconds
+        number = value
+    elif isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"address is {value!r}, must be an int")
-    number = value.__index__()
+    else:
+        number = value.__index__()
     return number if 0 <= number < 1 << 64 else (1 << 64) - 1
 
 

@@ -54,9 +54,10 @@ def check_address_space(make: Callable[[], AddressSpace], *, leave_out: Collecti
 
 
 def place_for(space: AddressSpace, pages: int, seed: int = 0) -> Range:
-    """A range of so many pages that looked free just now, with a page to spare on both sides."""
-    page = space.granularity
-    wanted = Placement(pages * page, space.windows[0], guard=page, seed=seed)
+    """A range of so many pages that looked free just now, with a page to spare on both sides. Pages: of the
+    space's alignment, so that each of them can be claimed."""
+    page = space.alignment
+    wanted = Placement(pages * page, space.windows[0], alignment=page, guard=page, seed=seed)
     for attempt in range(100):
         if found := wanted.choose(space.footprint(wanted.within), attempt):
             return found
@@ -87,7 +88,7 @@ def what_is_claimed_is_seen_as_occupied(space: AddressSpace) -> None:
     space.reserve_at(where)
     try:
         assert _is_mapped(space, where), f"{where} is claimed, and the footprint shows a gap"
-        page = space.granularity
+        page = space.alignment
         for beside in (Range.sized(where.start - page, page), Range.sized(where.stop, page)):
             assert _is_free(space, beside), f"{beside} was not claimed, and is occupied"
     finally:
@@ -103,7 +104,7 @@ def what_is_released_can_be_claimed_again(space: AddressSpace) -> None:
 
 
 def a_claim_of_anything_occupied_is_refused_and_changes_nothing(space: AddressSpace) -> None:
-    page = space.granularity
+    page = space.alignment
     around = place_for(space, 12)
     held = Range(around.start + 4 * page, around.start + 8 * page)
     space.reserve_at(held)
@@ -144,7 +145,7 @@ def a_lost_claim_without_keep_holds_nothing(space: AddressSpace) -> None:
 
 
 def neighbours_can_be_claimed(space: AddressSpace) -> None:
-    page = space.granularity
+    page = space.alignment
     around = place_for(space, 6)
     middle, below, above = (Range.sized(around.start + k * page, 2 * page) for k in (2, 0, 4))
     claimed = []
@@ -165,14 +166,14 @@ def neighbours_can_be_claimed(space: AddressSpace) -> None:
 
 def nonsense_is_refused_with_ValueError(space: AddressSpace) -> None:
     where = place_for(space, 4)
-    page = space.granularity
+    page = space.alignment
     for start, stop in ((where.start + 1, where.start + page), (where.start, where.start)):
         _raises(ValueError, lambda start=start, stop=stop: space.reserve_at(Range(start, stop)))  # type: ignore[misc]
     assert _is_free(space, where)
 
 
 def beyond_the_usable_addresses_is_LimitReached(space: AddressSpace) -> None:
-    page = space.granularity
+    page = space.alignment
     beyond = Range.sized(align_up(space.usable.stop, page) + page, page)
     error = _raises(LimitReached, lambda: space.reserve_at(beyond))
     assert isinstance(error, LimitReached)
@@ -183,9 +184,11 @@ def windows_are_usable_and_end_with_all_of_it(space: AddressSpace) -> None:
     assert space.windows
     for window in space.windows:
         assert space.usable.contains(window), f"{window} is not inside {space.usable}"
-        assert window.start % space.granularity == 0
+        assert window.start % space.alignment == 0
     assert space.granularity > 0
     assert space.granularity & (space.granularity - 1) == 0
+    assert space.alignment >= space.granularity
+    assert space.alignment & (space.alignment - 1) == 0
 
 
 def an_outline_is_part_of_the_footprint(space: AddressSpace) -> None:

@@ -186,6 +186,10 @@ class CudaDouble(Double):
         """What cuDriverGetVersion says: 12080 is CUDA 12.8."""
         self.library.double_set_version(number)
 
+    def set_hints(self, alignment: int) -> None:
+        """Hints are rounded up to multiples of it: a power of two."""
+        self.library.double_set_hints(ctypes.c_ulonglong(alignment))
+
     def set_kernels(self, known: bool) -> None:
         """Whether a device runs the one kernel of stead.devices.adding; none, as long as nobody says so."""
         self.library.double_set_kernels(known)

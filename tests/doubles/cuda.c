@@ -14,6 +14,7 @@
 
 #define DEEPEST 64
 static int initialised, version = 12080;
+static unsigned long long hints; /* what they are rounded up to */
 static int first_device; /* of the host's, as CUDA_VISIBLE_DEVICES may have it */
 static context primaries[DOUBLE_DEVICES];
 static _Thread_local context *stack[DEEPEST];
@@ -24,6 +25,16 @@ static _Thread_local int depth;
 void double_set_version(int number)
 {
     version = number;
+}
+
+void double_set_hints(unsigned long long alignment)
+{
+    hints = alignment;
+}
+
+unsigned long long double_followed(unsigned long long hint)
+{
+    return (hint + hints - 1) & ~(hints - 1);
 }
 
 /* How often the primary context of a device is retained. */
@@ -42,6 +53,7 @@ static void reset(void)
 {
     initialised = depth = first_device = 0;
     version = 12080;
+    hints = 32u << 20;
     double_set_kernels(0);
     for (int each = 0; each < DOUBLE_DEVICES; each++)
         primaries[each] = (context){NULL, each, 1, 0};

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import pickle
-import subprocess
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -322,41 +320,3 @@ def test_a_tensor_on_a_device_is_sent_as_where_it_lies(
         with pytest.raises(stead.Unsupported, match=r"shareable=True"):
             reducer(Tensor(address, 1000))
         arena.free(address)
-
-
-def test_on_a_gpu() -> None:
-    """In a process of its own, where no double is. Not run anywhere yet."""
-    if torch.version.cuda is None or not torch.cuda.is_available():
-        pytest.skip("no GPU that this torch can use")
-    command = [sys.executable, "-c", ON_A_GPU]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
-
-
-ON_A_GPU = """
-import torch, stead, stead.torch
-arena = stead.Arena("256 MiB", backing=stead.DeviceMemory(0))
-with stead.torch.allocating_in(arena):
-    x = torch.arange(1_000_000, device="cuda", dtype=torch.float64)
-    try:
-        torch.empty(1 << 30, device="cuda", dtype=torch.uint8)
-    except torch.OutOfMemoryError:
-        pass
-    else:
-        raise AssertionError
-y = torch.ones(10, device="cuda")
-assert x.data_ptr() in range(*arena.range) and y.data_ptr() not in range(*arena.range)
-assert (x * 2 + 1).sum().item() == 1_000_000 ** 2
-graph, where = torch.cuda.CUDAGraph(), x.data_ptr()
-with torch.cuda.graph(graph):
-    twice = x * 2
-stead.torch.pause(arena, keep=True)
-stead.torch.resume(arena)
-graph.replay()
-torch.cuda.synchronize()
-assert x.data_ptr() == where and twice[3].item() == 6
-del x
-stead.torch.release(arena)
-arena.close()
-print("done")
-"""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PAGE = 2 * MIB
+ALIGNMENT = 32 * MIB  # at which the double, as the driver, follows hints
 OUT_OF_MEMORY, INVALID, NOT_SUPPORTED = 2, 1, 801
 WHERE = 0x4800_0000_0000
 
@@ -63,7 +64,7 @@ def test_what_is_claimed_is_occupied_for_the_process_and_what_the_process_holds_
 ) -> None:
     with stead.reserve(PAGE, space=space) as held, pytest.raises(stead.Occupied):
         stead.reserve(PAGE, at=held.address)
-    with stead.reserve(PAGE, align=PAGE) as ours, pytest.raises(stead.Occupied) as refused:
+    with stead.reserve(PAGE, align=ALIGNMENT) as ours, pytest.raises(stead.Occupied) as refused:
         stead.reserve(PAGE, at=ours.address, space=space)
     assert refused.value.by is not None
     assert refused.value.nearest is not None
@@ -83,7 +84,7 @@ def test_it_cannot_meet_the_process_that_it_is(space: stead.CudaSpace) -> None:
 
     def meet(name: str, where: stead.MemorySpace) -> None:
         try:
-            stead.reserve(2 * PAGE, align=2 * PAGE, space=where, together=group.member(name))
+            stead.reserve(2 * PAGE, align=ALIGNMENT, space=where, together=group.member(name))
         except Exception as error:
             said[name] = error
 
@@ -141,6 +142,65 @@ def test_what_was_given_instead_and_cannot_be_given_back_is_told(
     [leaked] = failed.value.leaked
     space.release(leaked)
     assert not cuda_double.holds()
+
+
+def test_a_place_that_was_given_instead_and_cannot_be_given_back_is_told_by_reserve(
+    space: stead.CudaSpace, cuda_double: CudaDouble
+) -> None:
+    cuda_double.move(1)
+    cuda_double.refuse("cuMemAddressFree", INVALID)
+    with pytest.raises(stead.RollbackFailed) as failed:
+        stead.reserve(PAGE, space=space)
+    [leaked] = failed.value.leaked
+    space.release(leaked)
+    assert not cuda_double.holds()
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_release_that_is_refused_leaves_it_and_can_be_repeated(
+    space: stead.CudaSpace, cuda_double: CudaDouble, committed: bool
+) -> None:
+    held = stead.reserve(2 * PAGE, space=space)
+    if committed:
+        held.commit(0, PAGE, backing=stead.DeviceMemory())
+    before = cuda_double.holds()
+    cuda_double.refuse("cuMemAddressFree", INVALID)
+    if not committed:
+        cuda_double.refuse("cuMemAddressFree", INVALID, nth=2)  # it is asked again, to say why not
+    with pytest.raises(stead.DriverError, match="cuMemAddressFree"):
+        held.release()
+    assert not held.released
+    assert cuda_double.holds() == before
+    held.commit(PAGE, PAGE, backing=stead.DeviceMemory())
+    held.release()
+    assert not cuda_double.holds()
+
+
+def test_addresses_that_a_driver_does_not_take_back_are_told_at_the_end(
+    space: stead.CudaSpace, cuda_double: CudaDouble
+) -> None:
+    held = stead.reserve(PAGE, space=space)
+    where = held.range
+    cuda_double.refuse("cuMemAddressFree", INVALID)
+    with pytest.warns(ResourceWarning, match="still held"):
+        del held
+    space.driver.free(where.start, where.size)
+    assert not cuda_double.holds()
+
+
+def test_what_the_kernel_does_not_list_is_known_to_every_space_of_the_driver(
+    space: stead.CudaSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = stead.Footprint(stead.RangeSet(), space.granularity)
+    monkeypatch.setattr(ProcessSpace, "footprint", lambda self, within: nowhere)
+    monkeypatch.setattr(ProcessSpace, "obstacle", lambda self, where: None)
+    with stead.reserve(PAGE, space=space) as held:
+        for each in (space, stead.CudaSpace()):
+            assert each.footprint(held.range).occupied.covers(held.range)
+            found = each.obstacle(held.range)
+            assert found is not None
+            assert found.range == held.range
+    assert space.obstacle(held.range) is None
 
 
 def test_a_reservation_that_nobody_has_gives_all_back(space: stead.CudaSpace, cuda_double: CudaDouble) -> None:
@@ -338,6 +398,28 @@ def test_a_forked_child_leaves_the_parents_memory_alone(held: stead.Reservation,
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert view[:6].read() == b"parent"  # type: ignore[attr-defined]
+
+
+def test_a_forked_child_gives_no_addresses_back(space: stead.CudaSpace, cuda_double: CudaDouble) -> None:
+    held, other = stead.reserve(PAGE, space=space), stead.reserve(PAGE, space=space)
+    before = cuda_double.calls("cuMemAddressFree")
+    child = os.fork()
+    if not child:
+        try:
+            with pytest.raises(stead.Unsupported):
+                held.release()
+            del held, other
+            gc.collect()
+            assert cuda_double.calls("cuMemAddressFree") == before
+            with pytest.raises(stead.Unsupported):
+                stead.reserve(PAGE, space=space)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    held.release()
+    other.release()
+    assert not cuda_double.holds()
 
 
 @pytest.mark.parametrize(

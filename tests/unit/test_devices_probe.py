@@ -48,16 +48,21 @@ def test_what_the_driver_holds_is_seen_and_respected(double: CudaDouble) -> None
 
 
 def test_hints_that_are_followed_are_counted(double: CudaDouble) -> None:
-    window = this_process().windows[0]
+    window = this_process().windows[1]
     double.move(-1, within=window)
     found = ask("hints")
-    in_the_window = [each for place, each in found.items() if place.endswith(f" in {window}")]
-    assert len(in_the_window) == 4
+    assert found["hints are followed at multiples of"] == 32 << 20
+    in_the_window = [each for place, each in found.items() if f" in {window}" in place]
+    assert len(in_the_window) == 8
     for each in in_the_window:
         assert each["exactly there"] == 0
         assert each["elsewhere"] >= len(each["such as"]) > 0
-    exact, _, tried = found["answer"].partition(" of ")
-    assert 0 < int(exact) < int(tried.split()[0])
+    told, _, untold = found["answer"].removeprefix("exactly there: ").partition(", ")
+    exact, tried = map(int, told.removesuffix(" at multiples of 32 MiB").split(" of "))
+    assert 0 < exact < tried
+    fewer, tried_too = map(int, untold.removesuffix(" at multiples of 2 MiB").split(" of "))
+    assert 0 < fewer < exact
+    assert tried_too > 0
 
 
 def test_the_largest_reservation_is_one_that_fits(double: CudaDouble) -> None:

@@ -530,7 +530,7 @@ def _source(
     # So that a block can be aligned to the size of the arena.
     align = min(1 << (align_up(size, PAGE).bit_length() - 1), _LARGEST_ALIGNMENT)
     space = CudaSpace() if isinstance(backing, DeviceMemory | HostMemory) else None
-    reservation = reserve(size, align=max(align, space.granularity) if space else align, name=name, space=space)
+    reservation = reserve(size, align=align, name=name, space=space)
     try:
         return in_reservation(reservation, backing, own=True)
     except BaseException:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stead.backing import ANONYMOUS
 from stead.devices.adding import NO_KERNELS, add_on_device
 from stead.devices.driver import DriverError, Location
+from stead.devices.hints import followed_at
 from stead.errors import AddressSpaceError, Occupied
 from stead.ranges import Range
 from stead.sizes import format_size
@@ -37,7 +38,7 @@ Answer = dict[str, Any]
 def host_first(driver: CudaDriver, device: int) -> Answer:
     """Does a range held by mmap(PROT_NONE) block cuMemAddressReserve at it?"""
     unit = _unit(driver, device)
-    place = _free_place(32 * unit, unit)
+    place = _free_place(32 * unit, followed_at(driver, unit, this_process().windows[0]))
     this_process().reserve_at(place)
     try:
         got = driver.reserve(32 * unit, 0, place.start)
@@ -78,20 +79,25 @@ def driver_first(driver: CudaDriver, device: int) -> Answer:
 def hints(driver: CudaDriver, device: int) -> Answer:
     """Can a reservation be claimed by hint in our windows, and how often exactly there?"""
     unit = _unit(driver, device)
+    alignment = followed_at(driver, unit, this_process().windows[0])
     found: Answer = {
-        "done": f"for each window and size, up to {_TRIES} reservations at places drawn at random, each given back"
+        "done": f"for each window and size, up to {_TRIES} reservations at places drawn at random, each freed",
+        "hints are followed at multiples of": alignment,
     }
-    exact = tried = 0
-    for window in this_process().windows:
-        for size in (unit, 64 * _MIB, _GIB, 64 * _GIB):
-            there, elsewhere = _hinted(driver, window, size, unit)
-            exact, tried = exact + there, tried + there + len(elsewhere)
-            found[f"{format_size(size)} in {window}"] = {
-                "exactly there": there,
-                "elsewhere": len(elsewhere),
-                "such as": elsewhere[:3],
-            }
-    return found | {"answer": f"{exact} of {tried} exactly there"}
+    said = []
+    for apart in dict.fromkeys((alignment, unit)):
+        exact = tried = 0
+        for window in this_process().windows:
+            for size in (unit, 64 * _MIB, _GIB, 64 * _GIB):
+                there, elsewhere = _hinted(driver, window, size, apart)
+                exact, tried = exact + there, tried + there + len(elsewhere)
+                found[f"{format_size(size)} in {window}, at multiples of {format_size(apart)}"] = {
+                    "exactly there": there,
+                    "elsewhere": len(elsewhere),
+                    "such as": elsewhere[:3],
+                }
+        said.append(f"{exact} of {tried} at multiples of {format_size(apart)}")
+    return found | {"answer": "exactly there: " + ", ".join(said)}
 
 
 def _hinted(driver: CudaDriver, window: Range, size: int, unit: int) -> tuple[int, list[str]]:

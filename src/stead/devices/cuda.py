@@ -88,6 +88,11 @@ class CudaDriver:
             "rw": flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
         }
         self._by_descriptor = api.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        # Filled in once each: building them anew is half of what a small call costs.
+        self._described: dict[tuple[Location, bool], Any] = {}
+        self._allowed: dict[tuple[Sequence[Location], DeviceAccess], list[Any]] = {}
+        self._granules: dict[tuple[Location, bool], int] = {}
+        self._functions = self._function("cuMemAddressReserve"), self._function("cuMemAddressFree")
 
     def close(self) -> None:
         """Release the contexts. Idempotent; done at exit, too. The next call that needs one retains it again."""
@@ -100,16 +105,24 @@ class CudaDriver:
     # ---- addresses ----
 
     def granularity(self, location: Location, *, recommended: bool = False) -> int:
-        which = self.api.CUmemAllocationGranularity_flags
-        return int(
-            self.call(
-                "cuMemGetAllocationGranularity",
-                self._properties(location, shareable=False),
-                which.CU_MEM_ALLOC_GRANULARITY_RECOMMENDED
-                if recommended
-                else which.CU_MEM_ALLOC_GRANULARITY_MINIMUM,
+        known = self._granules.get((location, recommended))
+        if known is None:
+            which = self.api.CUmemAllocationGranularity_flags
+            known = int(
+                self.call(
+                    "cuMemGetAllocationGranularity",
+                    self._properties(location, shareable=False),
+                    which.CU_MEM_ALLOC_GRANULARITY_RECOMMENDED
+                    if recommended
+                    else which.CU_MEM_ALLOC_GRANULARITY_MINIMUM,
+                )
             )
-        )
+            self._granules[location, recommended] = known
+        return known
+
+    @property
+    def functions(self) -> tuple[int, int] | None:
+        return self._functions if _forks == self._forks else None
 
     def reserve(self, size: int, alignment: int, hint: int) -> int:
         return int(self.call("cuMemAddressReserve", size, alignment, hint, 0))
@@ -142,13 +155,10 @@ class CudaDriver:
         self.call("cuMemUnmap", address, size)
 
     def allow(self, address: int, size: int, who: Sequence[Location], access: DeviceAccess) -> None:
-        wanted = []
-        for each in who:
-            one = self.api.CUmemAccessDesc()
-            one.location.type = self._locations[each.kind]
-            one.location.id = each.id
-            one.flags = self._accesses[access]
-            wanted.append(one)
+        key = (tuple(who), access)
+        wanted = self._allowed.get(key)
+        if wanted is None:
+            wanted = self._allowed[key] = [self._access(each, access) for each in who]
         if wanted:
             self.call("cuMemSetAccess", address, size, wanted, len(wanted))
 
@@ -279,13 +289,27 @@ class CudaDriver:
         return self._any_device()
 
     def _properties(self, location: Location, shareable: bool) -> Any:
-        made = self.api.CUmemAllocationProp()
-        made.type = self.api.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
-        made.location.type = self._locations[location.kind]
-        made.location.id = location.id
-        if shareable:
-            made.requestedHandleTypes = self._by_descriptor
+        made = self._described.get((location, shareable))
+        if made is None:
+            made = self.api.CUmemAllocationProp()
+            made.type = self.api.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+            made.location.type = self._locations[location.kind]
+            made.location.id = location.id
+            if shareable:
+                made.requestedHandleTypes = self._by_descriptor
+            self._described[location, shareable] = made
         return made
+
+    def _access(self, who: Location, access: DeviceAccess) -> Any:
+        made = self.api.CUmemAccessDesc()
+        made.location.type = self._locations[who.kind]
+        made.location.id = who.id
+        made.flags = self._accesses[access]
+        return made
+
+    def _function(self, name: str) -> int:
+        """Where it is, in the version of CUDA 10.2, which brought the calls on addresses."""
+        return int(self.call("cuGetProcAddress", name.encode(), 10020, 0)[0])
 
     def _describe(self, number: int) -> DeviceFacts:
         device = self.call("cuDeviceGet", number)

@@ -72,6 +72,12 @@ class Driver(Protocol):
         """What sizes and places of memory there are multiples of; ``recommended``: for speed."""
         ...
 
+    @property
+    def functions(self) -> tuple[int, int] | None:
+        """Where the C functions are that reserve addresses and free them, as cuMemAddressReserve and
+        cuMemAddressFree are declared, for who does without Python in between; None where there are none."""
+        ...
+
     def reserve(self, size: int, alignment: int, hint: int) -> int:
         """Addresses for ``size`` bytes: at ``hint`` if the driver likes to, or anywhere. 0: no hint."""
         ...

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stead.ranges import Range
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stead.devices.memory import Physical
     from stead.space.protocol import Access
 
@@ -28,6 +30,8 @@ class Mapped:
 
     def cut(self, where: Range) -> Mapped:
         """The pieces inside ``where``, whose edges are edges of pieces."""
+        if where.contains(self.range):
+            return self
         inside = self.range.intersection(where)
         assert inside is not None
         piece = self.physical.piece
@@ -38,36 +42,57 @@ class Mapped:
 
     def without(self, where: Range) -> list[Mapped]:
         """What is left of it on both sides of ``where``."""
-        rest = (Range(self.range.start, where.start), Range(where.stop, self.range.stop))
-        return [self.cut(each) for each in rest if each.start < each.stop]
+        start, stop = self.range
+        rest = []
+        if start < where.start:
+            rest.append(self.cut(Range(start, where.start)))
+        if where.stop < stop:
+            rest.append(self.cut(Range(where.stop, stop)))
+        return rest
 
-    def pieces(self) -> list[tuple[int, int]]:
-        """Address and handle of each."""
-        piece, handles = self.physical.piece, self.physical.handles
-        return [(self.range.start + number * piece, handles[self.first + number]) for number in range(self.count)]
+    def handles(self) -> list[int]:
+        """Of its pieces, in order."""
+        handles = self.physical.handles
+        return [handles[number] for number in range(self.first, self.first + self.count)]
 
 
-class ByAddress:
-    """Things with a ``range``, none of which overlaps another."""
+T = TypeVar("T")
+
+
+class ByAddress(Generic[T]):
+    """Things at ranges, none of which overlaps another."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
-        self._things: dict[int, Mapped] = {}
+        self._things: dict[int, tuple[int, T]] = {}  # where it stops, and what it is
 
-    def overlapping(self, where: Range) -> list[Mapped]:
-        at = bisect_right(self._starts, where.start)
-        if at and self._things[self._starts[at - 1]].range.stop > where.start:
+    def __iter__(self) -> Iterator[T]:
+        return iter([thing for _, thing in self._things.values()])
+
+    def overlapping(self, where: Range) -> list[T]:
+        start, stop = where
+        starts, things = self._starts, self._things
+        at = bisect_right(starts, start)
+        if at and things[starts[at - 1]][0] > start:
             at -= 1
         found = []
-        while at < len(self._starts) and self._starts[at] < where.stop:
-            found.append(self._things[self._starts[at]])
+        while at < len(starts) and starts[at] < stop:
+            found.append(things[starts[at]][1])
             at += 1
         return found
 
-    def add(self, thing: Mapped) -> None:
-        insort(self._starts, thing.range.start)
-        self._things[thing.range.start] = thing
+    def around(self, where: Range) -> T | None:
+        """What all of ``where`` is in."""
+        at = bisect_right(self._starts, where.start)
+        if not at:
+            return None
+        stop, thing = self._things[self._starts[at - 1]]
+        return thing if where.stop <= stop else None
 
-    def remove(self, thing: Mapped) -> None:
-        del self._things[thing.range.start]
-        self._starts.remove(thing.range.start)
+    def add(self, where: Range, thing: T) -> None:
+        insort(self._starts, where.start)
+        self._things[where.start] = where.stop, thing
+
+    def remove(self, where: Range) -> None:
+        del self._things[where.start]
+        del self._starts[bisect_left(self._starts, where.start)]

@@ -4,8 +4,10 @@ what another process exported."""
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, SupportsIndex
 
 from stead.devices.driver import DriverError, Location, Meaning
@@ -32,8 +34,11 @@ class Physical:
         self.who = tuple(who)
         self.handles: dict[int, int] = dict(enumerate(handles))
         self.exported: dict[int, Exported] = {}  # pieces that other processes may have
-        self._end = weakref.finalize(self, _release_all, driver, self.handles)
-        self._end.atexit = False  # the driver ends with the process, and takes everything with it
+
+    def __del__(self, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At exit the driver ends with the process, and takes everything with it.
+        if self.handles and not at_exit():
+            _release_all(self.driver, self.handles)
 
     @property
     def size(self) -> int:
@@ -106,23 +111,22 @@ class DeviceBacking:
 
     def secure(self, driver: Driver, size: int) -> DeviceSource:
         """Create ``size`` bytes, rounded up to whole pieces. Raises LimitReached, Unsupported, ValueError."""
-        granule = driver.granularity(self.location)
+        where = self.location
+        granule = driver.granularity(where)
         piece = align_up(size, granule) if self.piece is None else self.piece
         if piece % granule:
-            raise ValueError(f"piece is {piece}, must be a multiple of {format_size(granule)} for {self.location}")
-        return self._source(driver, piece, -(-size // piece))
-
-    def _source(self, driver: Driver, piece: int, count: int) -> DeviceSource:
-        def create(_: int) -> int:
-            return driver.create(piece, self.location, shareable=self.shareable)
-
-        handles = collect(driver, count, create, f"{format_size(count * piece)} of {self.location}")
-        physical = Physical(driver, self.location, piece, handles, self.who, self.shareable)
-        return DeviceSource(physical, piece)
+            raise ValueError(f"piece is {piece}, must be a multiple of {format_size(granule)} for {where}")
+        handles = create(driver, -(-size // piece), piece, where, self.shareable)
+        return DeviceSource(Physical(driver, where, piece, handles, self.who, self.shareable), piece)
 
 
-def collect(driver: Driver, count: int, make: Callable[[int], int], what: str) -> list[int]:
-    """So many handles, or none and the reason why."""
+def create(driver: Driver, count: int, piece: int, where: Location, shareable: bool) -> list[int]:
+    """The handles of so many new pieces, or none. Raises LimitReached, Unsupported, DriverError."""
+    return collect(driver, count, lambda _: driver.create(piece, where, shareable=shareable), piece, where)
+
+
+def collect(driver: Driver, count: int, make: Callable[[int], int], piece: int, where: object) -> list[int]:
+    """So many handles, or none and the reason why; ``where``: for people."""
     handles: list[int] = []
     try:
         for number in range(count):
@@ -130,7 +134,7 @@ def collect(driver: Driver, count: int, make: Callable[[int], int], what: str) -
     except BaseException as error:
         _release_all(driver, dict(enumerate(handles)))
         if isinstance(error, DriverError):
-            raise refused(error, what) from error
+            raise refused(error, f"{format_size(count * piece)} of {where}") from error
         raise
     return handles
 
@@ -168,14 +172,14 @@ class DeviceMemory(DeviceBacking):
     ) -> None:
         set_once = object.__setattr__
         set_once(self, "device", device_number(device, "device"))
-        numbers = tuple(device_number(each, "accessible_from") for each in accessible_from)
-        set_once(self, "accessible_from", numbers)
+        numbers = [device_number(each, "accessible_from") for each in accessible_from]
+        set_once(self, "accessible_from", tuple(numbers))
         set_once(self, "piece", _parse_piece(piece))
         set_once(self, "shareable", bool(shareable))
 
     @property
     def location(self) -> Location:
-        return Location("device", self.device)
+        return locations(self.device)[0]
 
     @property
     def who(self) -> tuple[Location, ...]:
@@ -242,8 +246,7 @@ class Imported(DeviceBacking):
         def adopt(number: int) -> int:
             return driver.adopt(self.exported[number].fd, self.piece, self.location)
 
-        what = f"{format_size(size)} of {self.location} of another process"
-        handles = collect(driver, len(self.exported), adopt, what)
+        handles = collect(driver, len(self.exported), adopt, self.piece, f"{self.location} of another process")
         physical = Physical(driver, self.location, self.piece, handles, self.who, True)
         physical.exported.update(enumerate(self.exported))
         return DeviceSource(physical, self.piece)
@@ -251,14 +254,18 @@ class Imported(DeviceBacking):
 
 def device_number(given: SupportsIndex, argument: str) -> int:
     """A device's number, from 0."""
-    if isinstance(given, bool) or not isinstance(given, SupportsIndex):
+    if type(given) is int:  # a look whether it is SupportsIndex takes microseconds
+        number = given
+    elif isinstance(given, bool) or not isinstance(given, SupportsIndex):
         raise TypeError(f"{argument} is {given!r}, must be an int")
-    number = given.__index__()
+    else:
+        number = given.__index__()
     if number < 0:
         raise ValueError(f"{argument} is {number}, must be 0 or more")
     return number
 
 
+@lru_cache
 def locations(*devices: int) -> tuple[Location, ...]:
     """Each device once, in order."""
     return tuple(Location("device", each) for each in dict.fromkeys(devices))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stead import _native
 from stead.devices.driver import DriverError
-from stead.devices.memory import collect, refused
+from stead.devices.memory import create, refused
 from stead.errors import LimitReached, RollbackFailed, Unsupported
 from stead.ranges import Range
 from stead.sizes import format_size
@@ -30,18 +30,20 @@ def map_all(driver: Driver, wanted: Sequence[Mapped]) -> None:
     """Map every piece, and allow access. Raises LimitReached, Unsupported, DriverError; RollbackFailed where what
     was mapped before the refusal could not be unmapped."""
     done: list[Range] = []
+    at = 0
     try:
         for each in wanted:
-            start, piece = each.range.start, each.physical.piece
-            done.append(Range(start, start))
-            for address, handle in each.pieces():
-                driver.map(address, piece, handle)
-                done[-1] = Range(start, address + piece)
-            driver.allow(start, each.range.size, each.physical.who, ACCESS[each.access])
+            at, piece = each.range.start, each.physical.piece
+            for handle in each.handles():
+                driver.map(at, piece, handle)
+                at += piece
+            driver.allow(each.range.start, each.range.size, each.physical.who, ACCESS[each.access])
+            done.append(each.range)
     except BaseException as error:
-        _unmap_all(driver, done, error)
+        failed = wanted[len(done)].range
+        _unmap_all(driver, [*done, Range(failed.start, at)], error)
         if isinstance(error, DriverError):
-            raise refused(error, f"memory at {wanted[len(done) - 1].range}") from error
+            raise refused(error, f"memory at {failed}") from error
         raise
 
 
@@ -59,14 +61,14 @@ def _unmap_all(driver: Driver, done: Sequence[Range], cause: BaseException) -> N
 
 def unmap_all(driver: Driver, mapped: Sequence[Mapped]) -> None:
     """Unmap every one, and keep its memory. Raises DriverError, and all are mapped as before; RollbackFailed."""
-    gone: list[Mapped] = []
+    gone = 0
     try:
         for each in mapped:
             driver.unmap(each.range.start, each.range.size)
-            gone.append(each)
+            gone += 1
     except DriverError as error:
-        map_again(driver, gone, error)
-        raise refused(error, f"unmapping {mapped[len(gone)].range}") from error
+        map_again(driver, mapped[:gone], error)
+        raise refused(error, f"unmapping {mapped[gone].range}") from error
 
 
 def map_again(driver: Driver, gone: Sequence[Mapped], cause: BaseException) -> None:
@@ -142,7 +144,9 @@ def bring_back(driver: Driver, away: Sequence[Away]) -> None:
     placed = False
     try:
         for each in away:
-            _create(driver, each.mapped)
+            physical = each.mapped.physical
+            handles = create(driver, each.mapped.count, physical.piece, physical.location, physical.shareable)
+            physical.handles.update(enumerate(handles, each.mapped.first))
             created.append(each.mapped)
         map_all(driver, created)
         placed = True
@@ -161,14 +165,3 @@ def bring_back(driver: Driver, away: Sequence[Away]) -> None:
     for each in away:
         if each.contents is not None:
             each.contents.close()
-
-
-def _create(driver: Driver, mapped: Mapped) -> None:
-    physical = mapped.physical
-
-    def create(_: int) -> int:
-        return driver.create(physical.piece, physical.location, shareable=physical.shareable)
-
-    what = f"{format_size(mapped.range.size)} of {physical.location}"
-    handles = collect(driver, mapped.count, create, what)
-    physical.handles.update(zip(range(mapped.first, mapped.first + mapped.count), handles, strict=True))

@@ -18,8 +18,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from stead import _native
+from stead import _native, ledger
 from stead.devices.driver import DriverError, Location, Meaning
+from stead.devices.hints import followed_at
 from stead.devices.mapped import ByAddress, Mapped
 from stead.devices.memory import DeviceBacking, DeviceSource, refused
 from stead.devices.placing import ACCESS, Away, bring_back, map_again, map_all, take_away, unmap_all
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 
 
 class DeviceSpace:
-    """The space of this process through ``driver``; its granularity is the largest of its devices'. One for each
-    driver is enough: :class:`stead.CudaSpace` and its like have it.
+    """The space of this process through ``driver``; its granularity is the largest of its devices', its alignment
+    the least at which the driver follows hints. One for each driver is enough: :class:`stead.CudaSpace` and its
+    like have it.
 
     Raises Unsupported where no device manages addresses.
     """
@@ -56,12 +58,13 @@ class DeviceSpace:
             driver.granularity(Location("device", each.number)) for each in self.devices if each.manages_addresses
         )
         self._host = this_process()
+        self.alignment = followed_at(driver, self.granularity, self._host.windows[0])
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._locked = _Locked(self)
         self._ended: deque[Range] = deque()  # of reservations that nobody has any more, to be released
-        self._held: dict[int, int] = {}  # sizes of the driver's reservations, by their starts
-        self._mapped = ByAddress()
+        self._held: ByAddress[Range] = ByAddress()  # the driver's reservations
+        self._mapped: ByAddress[Mapped] = ByAddress()
         self._away: list[Away] = []  # what is paused
         self._evaded: tuple[Range, int] | None = (
             None  # the last claim that the driver did not follow: where it went
@@ -75,30 +78,31 @@ class DeviceSpace:
 
     @cached_property
     def usable(self) -> Range:
-        everything, unit = self._host.usable, self.granularity
+        everything, unit = self._host.usable, self.alignment
         return Range(align_up(everything.start, unit), align_down(everything.stop, unit))
 
     @cached_property
     def windows(self) -> tuple[Range, ...]:
-        return quiet_windows(self.usable, self.granularity)
+        return quiet_windows(self.usable, self.alignment)
 
     def outline(self, within: Range) -> Footprint:
         return Footprint(self._host.outline(within).occupied, self.granularity)
 
     def footprint(self, within: Range) -> Footprint:
+        return Footprint(self._host.footprint(within).occupied | RangeSet(self._ours(within)), self.granularity)
+
+    def _ours(self, where: Range) -> list[Range]:
+        """What this process holds of ``where``, should a driver's reservations not be listed as its mappings."""
         with self._locked:
-            ours = RangeSet(Range.sized(*each) for each in list(self._held.items()))
-        return Footprint(self._host.footprint(within).occupied | ours, self.granularity)
+            found = self._held.overlapping(where)
+        return found + [each.outer for each in ledger.within(where) if each.space.identity == self.identity]
 
     def obstacle(self, where: Range) -> Obstacle | None:
         if (found := self._host.obstacle(where)) is not None:
             return found
+        for each in self._ours(where):
+            return Obstacle(each, f"a reservation of {self.driver.name}'s", "this process")
         with self._locked:
-            for start, size in list(self._held.items()):
-                if where.overlaps(Range.sized(start, size)):
-                    return Obstacle(
-                        Range.sized(start, size), f"a reservation of {self.driver.name}'s", "this process"
-                    )
             if self._evaded and self._evaded[0] == where:
                 name = f"nothing that is listed: the driver went to {self._evaded[1]:#x} instead"
                 return Obstacle(where, name, self.driver.name)
@@ -111,8 +115,11 @@ class DeviceSpace:
 
     def reserve_at(self, where: Range, keep: list[Range] | None = None) -> None:
         start, size = where.start, where.stop - where.start
-        if size <= 0 or start % self.granularity or size % self.granularity:
-            raise ValueError(f"cannot claim {where}: {self.driver.name} takes multiples of {self.granularity:#x}")
+        if size <= 0 or start % self.alignment or size % self.granularity:
+            raise ValueError(
+                f"cannot claim {where}: {self.driver.name} takes multiples of {self.granularity:#x} bytes, "
+                f"and goes to multiples of {self.alignment:#x}"
+            )
         if where.stop > self.usable.stop:
             end = self.usable.stop
             raise LimitReached(f"cannot claim {where}: addresses end at {end:#x} here", "VA width")
@@ -122,18 +129,22 @@ class DeviceSpace:
             got = self.driver.reserve(size, self.granularity, start)
         except DriverError as error:
             raise self._not_claimed(error, where) from error
-        with self._locked:
-            self._held[got] = size
-            if got != start:
-                self._evaded = (where, got)
         if got == start:
+            with self._locked:
+                self._held.add(where, where)
             return
-        elsewhere = Range.sized(got, size)
+        self.evaded(where, Range.sized(got, size), keep)
+        raise Occupied(where)
+
+    def evaded(self, where: Range, elsewhere: Range, keep: list[Range] | None = None) -> None:
+        """The driver was asked for one and has reserved the other, which is given back, or goes to ``keep``."""
+        with self._locked:
+            self._held.add(elsewhere, elsewhere)
+            self._evaded = (where, elsewhere.start)
         if keep is not None:
             keep.append(elsewhere)
         else:
             self._give_back(elsewhere)
-        raise Occupied(where)
 
     def _not_claimed(self, error: DriverError, where: Range) -> Exception:
         if self._host.obstacle(where):
@@ -156,7 +167,7 @@ class DeviceSpace:
             self._release(where)
 
     def _release(self, where: Range) -> None:
-        if self._held.get(where.start) != where.size:
+        if self._held.around(where) != where:
             raise ValueError(f"{where} is no reservation of {self!r}")
         mapped = self._mapped.overlapping(where)
         if mapped:
@@ -167,14 +178,17 @@ class DeviceSpace:
         except DriverError as error:
             map_again(self.driver, mapped, error)
             raise refused(error, f"giving back {where}") from error
-        del self._held[where.start]
+        self._held.remove(where)
         for each in mapped:
-            self._mapped.remove(each)
+            self._mapped.remove(each.range)
             each.physical.release(each.first, each.count)
         if self._away:
             self._away = [each for each in self._away if not where.contains(each.mapped.range)]
 
     def at_the_end(self, where: Range) -> _native.Finalizer | None:
+        with self._locked:
+            if self._held.around(where) is None:  # claimed without a look at the tables here
+                self._held.add(where, where)
         return _native.Finalizer(DeviceSpace._end, self, where)
 
     def _end(self, where: Range) -> None:
@@ -217,7 +231,7 @@ class DeviceSpace:
             )
         mapped = Mapped(where, physical, 0, access)
         with self._locked:
-            if not any(Range.sized(*each).contains(where) for each in list(self._held.items())):
+            if self._held.around(where) is None:
                 raise ValueError(f"{where} is in no reservation of {self!r}")
             try:
                 map_all(self.driver, [mapped])
@@ -225,7 +239,7 @@ class DeviceSpace:
                 # Not when the source goes: the exception that is on its way keeps it.
                 physical.release(0, mapped.count)
                 raise
-            self._mapped.add(mapped)
+            self._mapped.add(where, mapped)
 
     def decommit(self, where: Range) -> bool:
         with self._locked:
@@ -240,15 +254,14 @@ class DeviceSpace:
         return True
 
     def _replace(self, whole: Mapped, gone: Range, *instead: Mapped) -> None:
-        self._mapped.remove(whole)
+        self._mapped.remove(whole.range)
         for each in (*whole.without(gone), *instead):
-            self._mapped.add(each)
+            self._mapped.add(each.range, each)
 
     def _wait_for(self, mapped: Sequence[Mapped]) -> None:
         """Unmapping does not wait for what still uses it (CUDA driver API, cuMemUnmap)."""
-        for who in dict.fromkeys(who for each in mapped for who in each.physical.who):
-            if who.kind == "device":
-                self.driver.synchronize(who.id)
+        for device in {who.id for each in mapped for who in each.physical.who if who.kind == "device"}:
+            self.driver.synchronize(device)
 
     def _check_not_paused(self, where: Range) -> None:
         for each in self._away:
@@ -292,7 +305,7 @@ class DeviceSpace:
             self._wait_for(mapped)
             self._away += take_away(self.driver, mapped, keep)
             for each in mapped:
-                self._mapped.remove(each)
+                self._mapped.remove(each.range)
 
     def resume(self, where: Range) -> None:
         """See :meth:`stead.Reservation.resume`."""
@@ -301,7 +314,7 @@ class DeviceSpace:
             bring_back(self.driver, back)
             self._away = [each for each in self._away if each not in back]
             for each in back:
-                self._mapped.add(each.mapped)
+                self._mapped.add(each.mapped.range, each.mapped)
 
     def paused(self, where: Range) -> bool:
         """Whether any of it is."""

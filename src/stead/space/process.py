@@ -43,7 +43,7 @@ class ProcessSpace:
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel: Kernel = kernel if kernel is not None else LiveKernel()
-        self.granularity = self._kernel.page_size
+        self.granularity = self.alignment = self._kernel.page_size
         self._headroom = Headroom(self._kernel)
 
     # ---- what is known ----

@@ -16,7 +16,8 @@ Access = Literal["none", "r", "rw", "rx", "rwx"]
 
 
 class AddressSpace(Protocol):
-    """Addresses, acted on from inside. Ranges are whole multiples of its granularity."""
+    """Addresses, acted on from inside. Sizes are multiples of its granularity, starts of claims of its
+    alignment."""
 
     @property
     def identity(self) -> Hashable:
@@ -25,7 +26,12 @@ class AddressSpace(Protocol):
 
     @property
     def granularity(self) -> int:
-        """Bytes; what ranges are whole multiples of."""
+        """Bytes; what sizes, and places of memory, are whole multiples of."""
+        ...
+
+    @property
+    def alignment(self) -> int:
+        """Bytes; what starts of claims are multiples of: the granularity, or more."""
         ...
 
     @property
@@ -69,7 +75,8 @@ class MemorySpace(AddressSpace, Protocol):
     """A space whose addresses can have memory behind them. Only a Reservation calls these, on what it owns."""
 
     def at_the_end(self, where: Range) -> Finalizer | None:
-        """What releases ``where`` when its last reference goes; None where unmapping is all there is to do.
+        """What releases ``where`` when its last reference goes; None where unmapping is all there is to do. Asked
+        when a reservation is made, or, of one that was claimed in a single call of C, before its first commit.
 
         No __del__ does that: in a garbage cycle it may run while a view in the same cycle is still used."""
         ...

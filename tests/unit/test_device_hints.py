@@ -1,0 +1,65 @@
+"""Where a driver follows hints is found out, whatever it does with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import stead
+from stead.devices.cuda import CudaDriver
+from stead.devices.hints import followed_at
+from stead.space.process import this_process
+
+if TYPE_CHECKING:
+    from doubles import CudaDouble
+
+MIB = 1 << 20
+WINDOW = this_process().windows[0]
+
+
+@pytest.mark.parametrize("alignment", [2 * MIB, 4 * MIB, 32 * MIB, 1024 * MIB])
+def test_claims_are_where_the_driver_goes(cuda_double: CudaDouble, alignment: int) -> None:
+    cuda_double.set_hints(alignment)
+    space = stead.CudaSpace()
+    assert (space.granularity, space.alignment) == (2 * MIB, alignment)
+    with stead.reserve(6 * MIB, space=space) as held, stead.reserve(6 * MIB, guard=1, space=space) as guarded:
+        assert held.address % alignment == guarded.address % alignment == 0
+        assert (held.size, guarded.size) == (6 * MIB, 6 * MIB)
+        assert guarded.outer.start == guarded.address - alignment
+        assert held.address == held.outer.start
+        assert cuda_double.count("reservations") == 2
+    assert not cuda_double.holds()
+
+
+def test_elsewhere_is_refused_by_name(cuda_double: CudaDouble) -> None:
+    space = stead.CudaSpace()
+    at = WINDOW.start + 2 * MIB
+    with pytest.raises(ValueError, match=r"^at is 0x400000200000, must be a multiple of where .*, 33554432$"):
+        stead.reserve(2 * MIB, at=at, space=space)
+    with stead.reserve(2 * MIB, at=WINDOW.start, space=space) as held:
+        assert held.size == 2 * MIB
+    assert not cuda_double.holds()
+
+
+def test_a_driver_that_follows_none_is_asked_for_each(cuda_double: CudaDouble) -> None:
+    driver = CudaDriver()
+    cuda_double.move()
+    assert followed_at(driver, 2 * MIB, WINDOW) == 2 * MIB
+    assert not cuda_double.holds()
+
+
+def test_a_driver_that_refuses_is_no_harm(cuda_double: CudaDouble) -> None:
+    driver = CudaDriver()
+    for number in range(1, 40):
+        cuda_double.refuse("cuMemAddressReserve", 2, number)
+    assert followed_at(driver, 2 * MIB, WINDOW) == 2 * MIB
+    assert not cuda_double.holds()
+
+
+def test_what_is_in_the_way_of_the_question_is_no_harm(cuda_double: CudaDouble) -> None:
+    driver = CudaDriver()
+    for occupied in range(1, 4):
+        cuda_double.move(occupied)
+        assert followed_at(driver, 2 * MIB, WINDOW) == 32 * MIB
+    assert not cuda_double.holds()
