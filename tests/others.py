@@ -24,7 +24,7 @@ NOBODY, SOMEBODY = 65534, 65533
 PRELUDE = """
 import base64, ctypes, os, pickle, signal, socket, subprocess, sys, traceback
 import stead
-from stead import door
+from stead import calling, door
 from stead.descriptors import describe, open_descriptor
 
 def say(what):

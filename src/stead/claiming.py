@@ -461,8 +461,9 @@ def _reserve_exactly(
 def claim_exactly(space: AddressSpace, outer: Range, wanted: Placement) -> None:
     """Claim ``outer``, or say what is in the way and where the nearest room for ``wanted`` is."""
     # Not where the stack or the heap will grow: the kernel would let us, and the growth would die of it.
-    room = next(space.outline(space.usable).occupied.overlapping(outer), None)
-    if room and room.overlaps(space.usable):
+    inside = outer.intersection(space.usable)
+    room = inside and next(space.outline(inside).occupied.overlapping(inside), None)
+    if room:
         by = Obstacle(
             room, "room that is kept clear (for the stack or the heap to grow, or by a sanitizer)", "this process"
         )

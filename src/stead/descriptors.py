@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stead import _native
-from stead.door import Door, ask, close_door, open_door, this_door
+from stead.calling import ask
+from stead.door import Door, close_door, open_door, this_door
 from stead.errors import PeerFailed, Unsupported
 from stead.openfiles import Identity, Looked, fitting, link_of, open_if, opened_as
 from stead.proc import read_text, stat_field

@@ -1,11 +1,10 @@
 """The door: a process hands out descriptors itself, where nobody may take them from its /proc.
 
 An abstract Unix socket (no file, gone with the process, even with a killed one), served by one daemon thread. It
-hands out only what was registered, by what file it is or by a token that nobody can guess, to processes of the
-same user, of whom the kernel tells it (SO_PEERCRED), and the one who asks checks the door's user in the same way
-before it sends a word. A request has one fixed size and
-is compared, never unpickled; whoever is slow, or talks nonsense, is dropped. A forked child does not serve its
-parent's door.
+hands out only what was registered, by what file it is or by tokens that nobody can guess, to processes of the
+same user, of whom the kernel tells it (SO_PEERCRED). A request is one file or a few tokens, and is compared, never
+unpickled; whoever is slow, or talks nonsense, is dropped. Those who asked by token may ask again. A forked child
+does not serve its parent's door. The other end is :mod:`stead.calling`.
 """
 
 from __future__ import annotations
@@ -16,36 +15,53 @@ import fcntl
 import os
 import selectors
 import socket
-import stat
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from array import array
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
 
-from stead.errors import PeerFailed, Unsupported
+from stead.errors import Unsupported
 from stead.openfiles import Identity, fitting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-_REQUEST = struct.Struct("<8sQQ?")  # magic, device, inode, writable
-_MAGIC, _BY_TOKEN = b"stead-1?", b"stead-1#"
-_GIVEN, _NOT_HERE = b"given", b"not here"
+REQUEST = struct.Struct("<8sQQ?")  # magic, device, inode, writable
+BY_FILE, BY_TOKEN = b"stead-1?", b"stead-1#"  # the second is followed by tokens
+TOKEN = 16  # bytes
+GIVEN, NOT_HERE = b"given", b"not here"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred (unix(7)): pid, uid, gid
 
-DEADLINE = 10.0  # seconds for one exchange, at either end
+DEADLINE = 10.0  # seconds for one exchange, at either end; those who may ask again have them once more
 MOST_CLIENTS = 64
+# By one request. All clients together then have no more of them on their way than a user may usually have there
+# (RLIMIT_NOFILE is 1024; ETOOMANYREFS in unix(7)).
+MOST_LENT = 16
 
 
-def _uid_of_peer(connection: socket.socket) -> int:
+def uid_of_peer(connection: socket.socket) -> int:
     got = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     uid: int = _CREDENTIALS.unpack(got)[1]
     return uid
 
 
-def _socket() -> socket.socket:
+def _send(client: socket.socket, answer: bytes, fds: Sequence[int] = ()) -> None:
+    # Not socket.send_fds: it forgets the flag without which one who has gone may kill this process.
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+    client.sendmsg([answer], rights, socket.MSG_NOSIGNAL)
+
+
+def a_socket() -> socket.socket:
     # Messages with ends: a request is whole or it is none.
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class Lendable(Protocol):
+    """Has a descriptor, which is open for as long as it lives."""
+
+    fd: int
 
 
 class Door:
@@ -55,10 +71,9 @@ class Door:
         self.name = f"stead:door:{os.geteuid()}:{os.getpid()}:{os.urandom(8).hex()}"
         self._deadline, self._most_clients = deadline, most_clients
         self._registered: dict[int, Identity] = {}
-        self._lent: dict[bytes, int] = {}
-        self._lending = threading.Lock()  # while a descriptor that was lent is duplicated, or taken back
+        self._lent: WeakValueDictionary[bytes, Lendable] = WeakValueDictionary()
         self._clients: dict[socket.socket, float] = {}  # until when each may take; the oldest is the first
-        self._listening = _socket()
+        self._listening = a_socket()
         self._wake, self._woken = socket.socketpair()
         self._ready = selectors.DefaultSelector()
         self.busy = threading.Lock()  # while the thread holds descriptors that no child should inherit
@@ -76,17 +91,11 @@ class Door:
         """Let ``fd`` be asked for, for as long as that file is open under that number."""
         self._registered[fd] = identity
 
-    def lend(self, token: bytes, fd: int) -> None:
-        """Let ``fd``, of whatever kind, be asked for by 16 random bytes, until :meth:`take_back`; it stays open
-        until then."""
-        if len(token) != 16:
-            raise ValueError(f"token is {token!r}, must be 16 bytes")
-        self._lent[token] = fd
-
-    def take_back(self, token: bytes) -> None:
-        """Hand it out no more; the caller may close it then."""
-        with self._lending:
-            self._lent.pop(token, None)
+    def lend(self, token: bytes, what: Lendable) -> None:
+        """Let its descriptor, of whatever kind, be asked for by 16 random bytes, for as long as ``what`` lives."""
+        if len(token) != TOKEN:
+            raise ValueError(f"token is {token!r}, must be {TOKEN} bytes")
+        self._lent[token] = what
 
     def close(self) -> None:
         """Serve nobody any more; returns when the thread has ended."""
@@ -97,7 +106,6 @@ class Door:
         """After fork, in the child: its copies of the sockets are closed, the parent goes on serving."""
         self._registered.clear()
         self._lent.clear()
-        self._lending = threading.Lock()
         self._drop()
 
     def _drop(self) -> None:
@@ -130,8 +138,12 @@ class Door:
                 return None
             if each is self._listening:
                 served = self._let_in()
-            elif each in self._clients:  # not one that was just dropped for being the oldest
-                self._answer(each)
+            elif each not in self._clients:  # just dropped for being the oldest
+                pass
+            elif self._answer(each):
+                del self._clients[each]  # it is the youngest now
+                self._clients[each] = time.monotonic() + self._deadline
+            else:
                 self._let_out(each)
         now = time.monotonic()
         for client in [client for client, until in self._clients.items() if until <= now]:
@@ -145,7 +157,7 @@ class Door:
             return error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
         client.setblocking(False)
         try:
-            if _uid_of_peer(client) != os.geteuid():
+            if uid_of_peer(client) != os.geteuid():
                 client.close()
                 return True
             self._ready.register(client, selectors.EVENT_READ)
@@ -162,25 +174,41 @@ class Door:
         self._ready.unregister(client)
         client.close()
 
-    def _answer(self, client: socket.socket) -> None:
+    def _answer(self, client: socket.socket) -> bool:
+        """Whether it may ask again."""
         with contextlib.suppress(OSError):  # it has gone, or asks for what cannot be opened: it sees the end
-            request = client.recv(_REQUEST.size + 1)
-            if len(request) != _REQUEST.size:
-                return
-            magic, device, inode, writable = _REQUEST.unpack(request)
-            if magic == _MAGIC:
-                fd = self._find(device, inode, writable)
-            elif magic == _BY_TOKEN:
-                fd = self._find_lent(struct.pack("<QQ", device, inode))
-            else:
-                return
-            if fd is None:
-                client.send(_NOT_HERE)
-                return
-            try:
-                socket.send_fds(client, [_GIVEN], [fd])
-            finally:
-                os.close(fd)
+            request = client.recv(len(BY_TOKEN) + MOST_LENT * TOKEN + 1)
+            if request.startswith(BY_TOKEN):
+                return self._answer_tokens(client, request[len(BY_TOKEN) :])
+            if len(request) == REQUEST.size:
+                self._answer_file(client, request)
+        return False
+
+    def _answer_tokens(self, client: socket.socket, tokens: bytes) -> bool:
+        count, rest = divmod(len(tokens), TOKEN)
+        if rest or not 0 < count <= MOST_LENT:
+            return False
+        # Held meanwhile: what lives is not closed.
+        lent = [self._lent.get(tokens[at : at + TOKEN]) for at in range(0, len(tokens), TOKEN)]
+        fds = [each.fd for each in lent if each is not None]
+        if len(fds) == count:
+            _send(client, GIVEN, fds)
+        else:
+            _send(client, NOT_HERE)
+        return True
+
+    def _answer_file(self, client: socket.socket, request: bytes) -> None:
+        magic, device, inode, writable = REQUEST.unpack(request)
+        if magic != BY_FILE:
+            return
+        fd = self._find(device, inode, writable)
+        if fd is None:
+            _send(client, NOT_HERE)
+            return
+        try:
+            _send(client, GIVEN, [fd])
+        finally:
+            os.close(fd)
 
     def _find(self, device: int, inode: int, writable: bool) -> int | None:
         """A new descriptor for what was registered as this file, if it still is that file."""
@@ -202,11 +230,6 @@ class Door:
             finally:
                 os.close(held)
         return None
-
-    def _find_lent(self, token: bytes) -> int | None:
-        with self._lending:
-            fd = self._lent.get(token)
-            return None if fd is None else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
 
     def _forget(self, fd: int, identity: Identity) -> None:
         if self._registered.get(fd) == identity:
@@ -270,80 +293,3 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(
     before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
 )
-
-
-# ---- asking ---------------------------------------------------------------------------------------
-
-
-def ask(name: str, identity: Identity, writable: bool, deadline: float = DEADLINE) -> int:
-    """A descriptor from the door called ``name``; the caller owns it, and need not compare it any more.
-
-    Raises PeerFailed: nobody is there, or another user, it has no such file, answers too late or with nonsense.
-    """
-    request = _REQUEST.pack(_MAGIC, identity.device, identity.inode, writable)
-    return _ask(name, request, lambda fd: _is_it(fd, identity, writable), deadline)
-
-
-def ask_lent(name: str, token: bytes, deadline: float = DEADLINE) -> int:
-    """A descriptor that the door called ``name`` lends by ``token``; the caller owns it. Raises PeerFailed, as
-    :func:`ask` does."""
-    return _ask(name, _REQUEST.pack(_BY_TOKEN, *struct.unpack("<QQ", token), False), lambda _: True, deadline)
-
-
-def _ask(name: str, request: bytes, fits: Callable[[int], bool], deadline: float) -> int:
-    until = time.monotonic() + deadline
-    door = f"the door {name!r}"
-    try:
-        with _socket() as connection:
-            _connect(connection, name, until)
-            if _uid_of_peer(connection) != os.geteuid():
-                raise PeerFailed(door, f"is user {_uid_of_peer(connection)}'s, not user {os.geteuid()}'s")
-            connection.settimeout(max(until - time.monotonic(), 0.001))
-            connection.send(request)
-            connection.settimeout(max(until - time.monotonic(), 0.001))
-            answer, fds, whole = _receive(connection)
-    except TimeoutError:
-        raise PeerFailed(door, f"did not answer within {deadline:g} s") from None
-    except OSError as error:
-        raise PeerFailed(door, f"is not open: {error}") from None
-    if answer == _NOT_HERE and not fds:
-        raise PeerFailed(door, "does not hand out this file, or no more")
-    if answer == _GIVEN and len(fds) == 1 and whole and fits(fds[0]):
-        return fds[0]
-    for fd in fds:
-        os.close(fd)
-    raise PeerFailed(door, "answered with something else" if answer else "closed without an answer")
-
-
-def _connect(connection: socket.socket, name: str, until: float) -> None:
-    while True:
-        connection.settimeout(max(until - time.monotonic(), 0.001))
-        try:
-            connection.connect("\0" + name)
-            return
-        except BlockingIOError:
-            # Its queue is full: a Unix socket says so at once, and has nothing that could be waited for (unix(7)).
-            if time.monotonic() >= until:
-                raise TimeoutError from None
-            time.sleep(0.001)
-
-
-def _receive(connection: socket.socket) -> tuple[bytes, list[int], bool]:
-    """A message, the descriptors with it, and whether that was all. Not socket.recv_fds: it forgets the flag that
-    keeps them from being inherited (cpython 3.11 to 3.13)."""
-    one = struct.calcsize("i")
-    message, ancillary, flags, _ = connection.recvmsg(64, socket.CMSG_LEN(one), socket.MSG_CMSG_CLOEXEC)
-    fds: list[int] = []
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.extend(struct.unpack(f"{len(data) // one}i", data[: len(data) // one * one]))
-    return message, fds, not flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC)
-
-
-def _is_it(fd: int, identity: Identity, writable: bool) -> bool:
-    wanted = os.O_RDWR if writable else os.O_RDONLY
-    return (
-        Identity.of(fd) == identity
-        and stat.S_ISREG(os.fstat(fd).st_mode)
-        and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == wanted
-    )

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Literal
 from stead import ledger
 from stead.backing import File, SharedMemory
 from stead.backing import Part as MemoryPart
+from stead.calling import Lent
 from stead.claiming import claim_exactly
 from stead.descriptors import Descriptor, boot_id, describe, open_descriptor
 from stead.devices.space import DeviceSpace
 from stead.devices.spaces import space_of
 from stead.devices.travel import SentMemory, send
+from stead.door import open_door
 from stead.errors import (
     AddressSpaceError,
     Obstacle,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from stead.agreement import Exchange
     from stead.backing import Backing
+    from stead.devices.memory import Imported
     from stead.identity import Identity
     from stead.parts import Part
     from stead.ranges import Range
@@ -71,6 +74,8 @@ class Handle:
     parts: tuple[SentPart | SentMemory, ...]
     driver: str | None = None
     """In whose space it is, where that is a device's driver's."""
+    door: str = ""
+    """At which a device's memory is lent."""
 
     @classmethod
     def of(cls, reservation: Reservation, *, access: Literal["r"] | None = None) -> Handle:
@@ -86,8 +91,10 @@ class Handle:
         with table_lock:
             reservation.check_live()
             parts: tuple[SentPart | SentMemory, ...]
+            driver, door = None, ""
             if isinstance(space, DeviceSpace):
                 parts = tuple(send(each, space.devices, access) for each in space.mapped(reservation.range))
+                driver, door = space.driver.name, open_door().name if parts else ""
             else:
                 parts = tuple(_sent(part, access) for part in reservation.parts)
             return cls(
@@ -97,7 +104,8 @@ class Handle:
                 reservation.name,
                 reservation.generation,
                 parts,
-                space.driver.name if isinstance(space, DeviceSpace) else None,
+                driver,
+                door,
             )
 
     def attach(self, *, together: Exchange | None = None) -> Reservation:
@@ -109,19 +117,20 @@ class Handle:
         """
         with table_lock:
             own = ledger.at(self.outer.start)
-            if isinstance(own, Reservation) and own.identity == self.identity:
-                here, new = own, False
-            else:
-                try:
-                    here, new = self._claim(), True
-                except BaseException as error:
-                    _vote(together, self, error)
-                    raise
+            here = own if isinstance(own, Reservation) and own.identity == self.identity else None
+            new = here is None
             added: list[Range] = []
             try:
-                _bring_up_to_date(here, self.parts, added)
+                missing = [each for each in self.parts if here is None or not _is_here(here, each)]
+                tokens = [token for each in missing if isinstance(each, SentMemory) for token in each.tokens]
+                with Lent(self.door, tokens) as lent:
+                    if here is None:
+                        here = self._claim()
+                    for each in missing:
+                        _bring(here, each, lent, added)
             except BaseException as error:
-                _take_back(here, new, added, error)
+                if here is not None:
+                    _take_back(here, new, added, error)
                 _vote(together, self, error)
                 raise
             if new:
@@ -182,40 +191,37 @@ def _sent(part: Part, access: Access | None) -> SentPart:
     )
 
 
-def _bring_up_to_date(here: Reservation, sent: tuple[SentPart | SentMemory, ...], added: list[Range]) -> None:
-    """Commit what is missing, and say which that was."""
-    for each in sent:
-        if isinstance(each, SentMemory):
-            _bring_memory(here, each, added)
-        elif not _is_here(here, each):
-            here.commit(
-                each.range.start - here.address,
-                each.length,
-                backing=_received(each),
-                access="r" if each.access == "none" else each.access,
-            )
-            added.append(each.range)
-            if each.access == "none":
-                here.protect(each.range.start - here.address, each.length, access="none")
-
-
-def _bring_memory(here: Reservation, sent: SentMemory, added: list[Range]) -> None:
-    assert isinstance(here.space, DeviceSpace)
-    offset, access = sent.range.start - here.address, "r" if sent.access == "none" else sent.access
-    mapped = here.space.mapped(sent.range)
-    if sent.is_mapped(mapped):
-        return
-    if mapped:
-        by = Obstacle(mapped[0].range, "other memory that is committed in this reservation", "this process")
-        raise Occupied(sent.range, by)
-    here.commit(offset, sent.range.size, backing=sent.receive(here.space.devices), access=access)
+def _bring(here: Reservation, sent: SentPart | SentMemory, lent: Lent, added: list[Range]) -> None:
+    """Commit it, and say so."""
+    offset = sent.range.start - here.address
+    backing = _received_memory(here, sent, lent) if isinstance(sent, SentMemory) else _received(sent)
+    here.commit(offset, sent.length, backing=backing, access="r" if sent.access == "none" else sent.access)
     added.append(sent.range)
     if sent.access == "none":
-        here.protect(offset, sent.range.size, access="none")
+        here.protect(offset, sent.length, access="none")
 
 
-def _is_here(here: Reservation, sent: SentPart) -> bool:
-    """Whether all of the part is committed here, with the same file behind it."""
+def _received_memory(here: Reservation, sent: SentMemory, lent: Lent) -> Imported:
+    assert isinstance(here.space, DeviceSpace)
+    return sent.receive(here.space.devices, lent)
+
+
+def _is_here(here: Reservation, sent: SentPart | SentMemory) -> bool:
+    """Whether all of the part is committed here, with the same memory behind it. Raises Occupied where something
+    else is."""
+    return _is_memory_here(here, sent) if isinstance(sent, SentMemory) else _is_file_here(here, sent)
+
+
+def _is_memory_here(here: Reservation, sent: SentMemory) -> bool:
+    assert isinstance(here.space, DeviceSpace)
+    mapped = here.space.mapped(sent.range)
+    if mapped and not sent.is_mapped(mapped):
+        by = Obstacle(mapped[0].range, "other memory that is committed in this reservation", "this process")
+        raise Occupied(sent.range, by)
+    return bool(mapped)
+
+
+def _is_file_here(here: Reservation, sent: SentPart) -> bool:
     found = [part.piece(sent.range) for part in here.parts if part.range.overlaps(sent.range)]
     if not found:
         return False

@@ -47,6 +47,11 @@ class Worker:
         view: Any = self.held.view(0, size)
         return view.address, view.read()
 
+    def byte(self, offset: int) -> int:
+        assert self.held
+        view: Any = self.held.view(offset, 1)
+        return int(view.read()[0])
+
     def write(self, text: bytes) -> None:
         assert self.held
         view: Any = self.held.view()

@@ -105,6 +105,23 @@ def test_the_same_memory_at_the_same_address(held: stead.Reservation, start: Cal
     assert read(held) == b"child"
 
 
+def test_many_pieces_in_many_parts(cuda_double: CudaDouble, start: Callable[[], Process]) -> None:
+    process = start()
+    with stead.reserve(40 * MIB, space=stead.CudaSpace()) as held:
+        for offset in range(0, 40 * MIB, 10 * MIB):
+            view: Any = held.commit(offset, 10 * MIB, backing=stead.DeviceMemory(shareable=True, piece=2 * MIB))
+            for piece in range(5):
+                view.write(bytes([offset // MIB + piece]), piece * 2 * MIB)
+        del view
+        process("attach", pickle.dumps(held))
+        assert process("holds") == {"reservations": 1, "handles": 20, "memories": 20, "mappings": 20}
+        assert [process("byte", 2 * MIB * number) for number in range(20)] == [
+            offset + piece for offset in range(0, 40, 10) for piece in range(5)
+        ]
+        process("release")
+        assert process("holds") == {}
+
+
 def test_growth_reaches_those_who_have_it(held: stead.Reservation, start: Callable[[], Process]) -> None:
     process = start()
     held.decommit(SIZE, SIZE)

@@ -13,7 +13,8 @@ import pytest
 
 from others import other, run
 from stead import door
-from stead.door import Door, ask
+from stead.calling import ask
+from stead.door import Door
 from stead.errors import PeerFailed
 from stead.openfiles import Identity
 
@@ -49,7 +50,7 @@ def open_count() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def request(identity: Identity, magic: bytes = door._MAGIC) -> bytes:
+def request(identity: Identity, magic: bytes = door.BY_FILE) -> bytes:
     return struct.pack("<8sQQ?", magic, identity.device, identity.inode, True)
 
 

@@ -71,13 +71,13 @@ def test_an_ordinary_sender_opens_no_door_and_starts_no_thread() -> None:
 
 def test_nobody_else_is_let_in_at_the_door() -> None:
     need_root()
-    talk = f"become({SOMEBODY}); sent = hear(); say(attempt(door.ask, sent.door, IDENTITY, True))"
-    talk = talk.replace("IDENTITY", "door.Identity(sent.device, sent.inode)")
+    talk = f"become({SOMEBODY}); sent = hear(); say(attempt(calling.ask, sent.door, IDENTITY, True))"
+    talk = talk.replace("IDENTITY", "calling.Identity(sent.device, sent.inode)")
     # One that does not look at whom it talks to is dropped all the same, whatever it asks.
     rude = """
-with door._socket() as raw:
+with door.a_socket() as raw:
     raw.connect("\\0" + sent.door)
-    attempt(raw.send, door._REQUEST.pack(door._MAGIC, sent.device, sent.inode, True))
+    attempt(raw.send, door.REQUEST.pack(door.BY_FILE, sent.device, sent.inode, True))
     answer = attempt(raw.recv, 64)
     say(answer if isinstance(answer, bytes) else type(answer).__name__)
 """

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from stead.devices.driver import DriverError, Location, Meaning
-from stead.door import open_door, this_door
+from stead.door import TOKEN
 from stead.errors import LimitReached, Unsupported
 from stead.ranges import align_up
 from stead.sizes import format_size, parse_size
@@ -48,7 +48,7 @@ class Physical:
     def export(self, number: int) -> Exported:
         """A piece for other processes. Raises DriverError."""
         if number not in self.exported:
-            self.exported[number] = Exported(self.driver.export(self.handles[number]))
+            self.exported[number] = Exported(self.driver.export(self.handles[number]), os.urandom(TOKEN))
         return self.exported[number]
 
     def release(self, first: int, count: int) -> None:
@@ -60,24 +60,14 @@ class Physical:
 
 
 class Exported:
-    """A descriptor that stands for memory, and the token by which this process's door lends it. Closed with the
-    last reference."""
+    """A descriptor that stands for memory, and the token by which a door lends it. Closed with the last
+    reference."""
 
-    def __init__(self, fd: int, token: bytes | None = None) -> None:
-        self.fd, self.token = fd, token or os.urandom(16)
-        weakref.finalize(self, _close, fd, self.token).atexit = False
+    def __init__(self, fd: int, token: bytes) -> None:
+        self.fd, self.token = fd, token
 
-    def lend(self) -> str:
-        """The name of the door at which it can be had."""
-        door = open_door()
-        door.lend(self.token, self.fd)
-        return door.name
-
-
-def _close(fd: int, token: bytes) -> None:
-    if (door := this_door()) is not None:
-        door.take_back(token)
-    os.close(fd)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)
 
 
 def _release_all(driver: Driver, handles: dict[int, int]) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stead.devices.driver import Driver
 
 _drivers: dict[tuple[str, int], Driver] = {}
+_arrivals: dict[str, DeviceSpace] = {}
 
 
 def driver(name: str) -> Driver:
@@ -70,5 +71,10 @@ class LevelZeroSpace(DeviceSpace):
 
 
 def space_of(driver_name: str) -> DeviceSpace:
-    """A space of the driver that calls itself so: "CUDA", "HIP", "Level Zero". Raises Unsupported."""
-    return {"CUDA": CudaSpace, "HIP": HipSpace, "Level Zero": LevelZeroSpace}[driver_name]()
+    """The space of this process for what arrives, of the driver that calls itself so: "CUDA", "HIP", "Level Zero".
+    Raises Unsupported."""
+    space = _arrivals.get(driver_name)
+    if space is None or space.driver is not driver(driver_name.lower()):
+        make = {"CUDA": CudaSpace, "HIP": HipSpace, "Level Zero": LevelZeroSpace}[driver_name]
+        space = _arrivals[driver_name] = make()
+    return space

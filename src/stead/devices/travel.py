@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from stead.devices.driver import DriverError, Location
 from stead.devices.memory import Exported, Imported, refused
-from stead.door import ask_lent
+from stead.door import open_door
 from stead.errors import Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stead.calling import Lent
     from stead.devices.driver import DeviceFacts
     from stead.devices.mapped import Mapped
     from stead.ranges import Range
@@ -22,12 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SentMemory:
-    """What is mapped at ``range``: which memory, in pieces of ``piece`` bytes, by whose door, who may do what.
-    ``uuids``: of the devices by number, since one that is number 1 there may be number 0 here
-    (CUDA_VISIBLE_DEVICES)."""
+    """What is mapped at ``range``: which memory, in pieces of ``piece`` bytes, who may do what. ``uuids``: of the
+    devices by number, since one that is number 1 there may be number 0 here (CUDA_VISIBLE_DEVICES)."""
 
     range: Range
-    door: str
     tokens: tuple[bytes, ...]
     piece: int
     location: Location
@@ -35,9 +34,14 @@ class SentMemory:
     access: Access
     uuids: tuple[tuple[int, str], ...]
 
-    def receive(self, devices: Iterable[DeviceFacts]) -> Imported:
-        """The same memory, as a backing. Raises PeerFailed where the sender has it no more, or is gone;
-        Unsupported where this process does not see the device that it is on."""
+    @property
+    def length(self) -> int:
+        """Bytes of it."""
+        return self.range.size
+
+    def receive(self, devices: Iterable[DeviceFacts], lent: Lent) -> Imported:
+        """The same memory, as a backing: its descriptors are the next of ``lent``. Raises PeerFailed where the
+        sender has it no more, or is gone; Unsupported where this process does not see the device that it is on."""
         numbers = {each.uuid: each.number for each in devices}
         here = {there: numbers[uuid] for there, uuid in self.uuids if uuid in numbers}
 
@@ -54,7 +58,7 @@ class SentMemory:
             raise Unsupported(
                 f"receiving memory of {self.location}", f"that device here: {uuid}", f"devices {seen}"
             )
-        exported = tuple(Exported(ask_lent(self.door, token), token) for token in self.tokens)
+        exported = tuple(Exported(lent.take(), token) for token in self.tokens)
         return Imported(exported, self.piece, location, who)
 
     def is_mapped(self, here: Iterable[Mapped]) -> bool:
@@ -86,10 +90,10 @@ def send(mapped: Mapped, devices: Iterable[DeviceFacts], access: Access | None) 
         exported = [physical.export(number) for number in range(mapped.first, mapped.first + mapped.count)]
     except DriverError as error:
         raise refused(error, f"sending {mapped.range}") from error
-    doors = [each.lend() for each in exported]
+    door = open_door()
+    for each in exported:
+        door.lend(each.token, each)
     tokens = tuple(each.token for each in exported)
     uuids = tuple((each.number, each.uuid) for each in devices)
     allowed = mapped.access if access is None or mapped.access == "none" else access
-    return SentMemory(
-        mapped.range, doors[0], tokens, physical.piece, physical.location, physical.who, allowed, uuids
-    )
+    return SentMemory(mapped.range, tokens, physical.piece, physical.location, physical.who, allowed, uuids)
