@@ -192,10 +192,10 @@ def _claim_driven(space: DeviceSpace, address: int, size: int) -> Reservation | 
     """Ask the driver before anybody looks: None where it does not give the place."""
     functions = space.driver.functions
     if functions is not None:
-        found = claim_driven(space, *functions, space.granularity, address, size)
+        found = claim_driven(space, *functions, space.alignment, address, size)
         if not isinstance(found, int):
             return found
-        space.evaded(Range.sized(address, size), Range.sized(found, size))
+        space.give_back([space.evaded(Range.sized(address, size), found)])
         return None
     where = Range.sized(address, size)
     try:
