@@ -3,9 +3,9 @@
 Under unified addressing a process and its devices have one set of addresses, so this space is the process's own:
 its identity is that of :func:`stead.this_process`, and what is claimed here is occupied there. What differs is who
 is asked. A driver takes an address as a hint (cuMemAddressReserve, CUDA driver API, "Virtual Memory Management"),
-so a claim is: ask, compare, give back what is elsewhere. It reserves whole blocks (of 32 MiB for an H100), and what
-is left of one goes to whoever asks next, whatever the hint: so whole blocks are asked for (docs/decisions/0016).
-Only memory that the driver makes can be behind it.
+so a claim is: ask, compare, give back what is elsewhere. It reserves whole blocks (of 32 MiB for an H100), and
+what is left of one goes to whoever asks next, whatever the hint: so whole blocks are asked for
+(docs/decisions/0016). Only memory that the driver makes can be behind it.
 
 Threads: every method is safe. Fork: no driver survives one; a child can release nothing and commit nothing here.
 """
