@@ -473,10 +473,10 @@ class Reservation(_native.Hold):
     def _locate(self, offset: SupportsIndex | str, size: SupportsIndex | str | None) -> tuple[Range, int]:
         """The whole pages that are meant, and the bytes asked for."""
         self.check_live()
+        whole, stop = self.range
         start, page = self._offset(offset), self._space.granularity
         if start % page:
             raise ValueError(f"offset is {offset!r}, must be a multiple of the page size, {page}")
-        whole, stop = self.range
         first = whole + start
         length = stop - first if size is None else self._positive(size)
         if length > stop - first:

@@ -20,7 +20,7 @@ from stead.devices.driver import DeviceFacts, DriverError, Location, Meaning
 from stead.errors import Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stead.devices.driver import DeviceAccess
 
@@ -65,7 +65,8 @@ class CudaDriver:
     def __init__(self) -> None:
         self._forks = _forks
         self.api = api = _bindings()
-        self.version = _start(api)
+        self.version = ""
+        self._start()
         self._lock = threading.Lock()
         self._contexts: dict[int, Any] = {}
         release = partial(_release, api, self._contexts, _forks)
@@ -87,6 +88,7 @@ class CudaDriver:
             "r": flags.CU_MEM_ACCESS_FLAGS_PROT_READ,
             "rw": flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
         }
+        self._no_timing = api.CUevent_flags.CU_EVENT_DISABLE_TIMING.value
         self._by_descriptor = api.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
         # Filled in once each: building them anew is half of what a small call costs.
         self._described: dict[tuple[Location, bool], Any] = {}
@@ -202,14 +204,14 @@ class CudaDriver:
         return int(free)
 
     def record(self, stream: int, device: int) -> int:
-        flags = self.api.CUevent_flags.CU_EVENT_DISABLE_TIMING
-        event = int(self.call_within(device, "cuEventCreate", flags.value))
-        try:
-            self.call_within(device, "cuEventRecord", event, stream)
-        except BaseException:
-            self.forget(event)
-            raise
-        return event
+        with self._within(device):
+            event = self.call("cuEventCreate", self._no_timing)
+            try:
+                self.call("cuEventRecord", event, stream)
+            except BaseException:
+                self.call("cuEventDestroy", event)
+                raise
+        return int(event)
 
     def passed(self, event: int) -> bool:
         try:
@@ -234,13 +236,19 @@ class CudaDriver:
         if _forks != self._forks:
             raise _forked()
         try:
-            return _answer(self.api, name, arguments)
-        except RuntimeError as error:  # of cuda.bindings: 'Function "cuMemMap" not found'
-            raise Unsupported(name, "a newer driver", f"one for CUDA {self.version} ({error})") from None
+            answer: tuple[Any, ...] = getattr(self.api, name)(*arguments)
+        except (ValueError, KeyError) as error:
+            raise _unknown(name, error) from None
+        except RuntimeError as error:
+            raise self._lacking(name, error) from None
+        if answer[0]:
+            raise _error(self.api, name, answer[0])
+        return answer[1] if len(answer) == 2 else answer[1:]
 
     def call_within(self, device: int, name: str, *arguments: Any) -> Any:
         """The same in the device's primary context; the caller's is current again afterwards."""
-        return self._within(device, (name, *arguments))
+        with self._within(device):
+            return self.call(name, *arguments)
 
     def context(self, device: int) -> int:
         """The device's primary context (CUcontext), held until :meth:`close`. Raises DriverError."""
@@ -248,25 +256,43 @@ class CudaDriver:
 
     # ---- inside ----
 
-    def _within(self, device: int, *calls: tuple[Any, ...]) -> Any:
-        """What the first of them returns."""
-        self.call("cuCtxPushCurrent", self._context(device))
+    def _start(self) -> None:
+        """cuInit; ``version``: which CUDA the driver is for."""
         try:
-            answers = [self.call(*each) for each in calls]
-        except BaseException:
-            self.api.cuCtxPopCurrent()  # whatever it says: after a fault of the device, that again
-            raise
-        self.call("cuCtxPopCurrent")
-        return answers[0]
+            number = int(self.call("cuDriverGetVersion"))
+            version = f"{number // 1000}.{number % 1000 // 10}"
+            if number < _OLDEST:
+                raise Unsupported("CUDA", "a driver for CUDA 12.0 or newer", f"one for CUDA {version}")
+            self.call("cuInit", 0)
+        except DriverError as error:
+            if error.code == _NOT_INITIALIZED:
+                raise _forked() from None
+            raise Unsupported("CUDA", "NVIDIA's driver and a device that it can use", str(error)) from None
+        self.version = version
 
-    def _do_and_wait(self, device: int, name: str, *arguments: Any) -> None:
-        self._within(device, (name, *arguments), ("cuStreamSynchronize", 0))
+    def _lacking(self, name: str, error: RuntimeError) -> Unsupported:
+        """For what cuda.bindings raises: 'Function "cuMemMap" not found'; or, in several lines or in one, that the
+        linker finds no libcuda.so.1."""
+        said = " ".join(str(error).split())
+        if not self.version:
+            return Unsupported("CUDA", "NVIDIA's driver (libcuda.so.1)", f"none that can be loaded: {said}")
+        return Unsupported(name, "a newer driver", f"one for CUDA {self.version} ({said})")
+
+    def _within(self, device: int) -> _Within:
+        return _Within(self.call, self._context(device))
 
     def _context(self, device: int) -> Any:
+        if (known := self._contexts.get(device)) is not None:
+            return known
         with self._lock:
             if device not in self._contexts:
                 self._contexts[device] = self.call("cuDevicePrimaryCtxRetain", device)
             return self._contexts[device]
+
+    def _do_and_wait(self, device: int, name: str, *arguments: Any) -> None:
+        with self._within(device):
+            self.call(name, *arguments)
+            self.call("cuStreamSynchronize", 0)
 
     def _any_device(self) -> int:
         """For calls that are not about one: whose context there is already, as each takes memory of its device."""
@@ -340,6 +366,25 @@ class CudaDriver:
             raise
 
 
+class _Within:
+    """With ``context`` as the thread's current one."""
+
+    __slots__ = ("_call", "_context")
+
+    def __init__(self, call: Callable[..., Any], context: Any) -> None:
+        self._call, self._context = call, context
+
+    def __enter__(self) -> None:
+        self._call("cuCtxPushCurrent", self._context)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            self._call("cuCtxPopCurrent")
+        except DriverError:
+            if error is None:
+                raise  # else, after a fault of the device, it is that again
+
+
 def _bindings() -> Any:
     try:
         from cuda.bindings import driver
@@ -355,38 +400,12 @@ def _forked() -> Unsupported:
     return Unsupported("CUDA", needs, "such a child; start it by spawn or forkserver")
 
 
-def _start(api: Any) -> str:
-    """cuInit; which CUDA the driver is for."""
-    try:
-        number = int(_answer(api, "cuDriverGetVersion", ()))
-        version = f"{number // 1000}.{number % 1000 // 10}"
-        if number < _OLDEST:
-            raise Unsupported("CUDA", "a driver for CUDA 12.0 or newer", f"one for CUDA {version}")
-        _answer(api, "cuInit", (0,))
-    except DriverError as error:
-        if error.code == _NOT_INITIALIZED:
-            raise _forked() from None
-        raise Unsupported("CUDA", "NVIDIA's driver and a device that it can use", str(error)) from None
-    except RuntimeError as error:
-        # What cuda.bindings raises where the linker finds no libcuda.so.1, in several lines or in one.
-        said = " ".join(str(error).split())
-        raise Unsupported("CUDA", "NVIDIA's driver (libcuda.so.1)", f"none that can be loaded: {said}") from None
-    return version
-
-
-def _answer(api: Any, name: str, arguments: tuple[Any, ...]) -> Any:
-    """What a call returned beside its code, if anything. Raises DriverError."""
-    try:
-        answer: tuple[Any, ...] = getattr(api, name)(*arguments)
-    except (ValueError, KeyError) as error:
-        # A code that is younger than cuda.bindings: its enumeration refuses it, and says the number first.
-        number = str(error).split()[0]
-        if not number.isdecimal():
-            raise
-        raise DriverError(name, int(number), "an error that cuda.bindings does not know", Meaning.OTHER) from None
-    if answer[0]:
-        raise _error(api, name, answer[0])
-    return answer[1] if len(answer) == 2 else answer[1:]
+def _unknown(name: str, error: Exception) -> Exception:
+    """A code that is younger than cuda.bindings: its enumeration refuses it, and says the number first."""
+    number = str(error).split()[0]
+    if not number.isdecimal():
+        return error
+    return DriverError(name, int(number), "an error that cuda.bindings does not know", Meaning.OTHER)
 
 
 def _error(api: Any, call: str, code: Any) -> DriverError:

@@ -50,11 +50,6 @@ class Mapped:
             rest.append(self.cut(Range(where.stop, stop)))
         return rest
 
-    def handles(self) -> list[int]:
-        """Of its pieces, in order."""
-        handles = self.physical.handles
-        return [handles[number] for number in range(self.first, self.first + self.count)]
-
 
 T = TypeVar("T")
 

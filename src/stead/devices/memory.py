@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.door import TOKEN
@@ -26,11 +26,10 @@ class Physical:
     goes with the last reference."""
 
     def __init__(
-        self, driver: Driver, location: Location, piece: int, handles: Sequence[int], who: Sequence[Location],
+        self, driver: Driver, location: Location, piece: int, handles: Sequence[int], who: tuple[Location, ...],
         shareable: bool,
     ) -> None:  # fmt: skip
-        self.driver, self.location, self.piece, self.shareable = driver, location, piece, shareable
-        self.who = tuple(who)
+        self.driver, self.location, self.piece, self.shareable, self.who = driver, location, piece, shareable, who
         self.handles: dict[int, int] = dict(enumerate(handles))
         self.exported: dict[int, Exported] = {}  # pieces that other processes may have
 
@@ -78,8 +77,7 @@ def _release_all(driver: Driver, handles: dict[int, int]) -> None:
             return  # the driver is going down, or a forked child has no say in it
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSource:
+class DeviceSource(NamedTuple):
     """Memory that is secured, on its way to its place. ``granularity``: bytes of a piece; it can be cut there."""
 
     physical: Physical

@@ -33,11 +33,13 @@ def map_all(driver: Driver, wanted: Sequence[Mapped]) -> None:
     at = 0
     try:
         for each in wanted:
-            at, piece = each.range.start, each.physical.piece
-            for handle in each.handles():
-                driver.map(at, piece, handle)
-                at += piece
-            driver.allow(each.range.start, each.range.size, each.physical.who, ACCESS[each.access])
+            start, stop = each.range
+            physical, number, at = each.physical, each.first, start
+            while at < stop:
+                driver.map(at, physical.piece, physical.handles[number])
+                number += 1
+                at += physical.piece
+            driver.allow(start, stop - start, physical.who, ACCESS[each.access])
             done.append(each.range)
     except BaseException as error:
         failed = wanted[len(done)].range
@@ -64,7 +66,8 @@ def unmap_all(driver: Driver, mapped: Sequence[Mapped]) -> None:
     gone = 0
     try:
         for each in mapped:
-            driver.unmap(each.range.start, each.range.size)
+            start, stop = each.range
+            driver.unmap(start, stop - start)
             gone += 1
     except DriverError as error:
         map_again(driver, mapped[:gone], error)

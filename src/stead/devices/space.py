@@ -268,7 +268,8 @@ class DeviceSpace:
         return backing.secure(self.driver, size)
 
     def commit(self, where: Range, source: DeviceSource, access: Access) -> None:
-        _allowed(access)
+        if access not in ACCESS:
+            _allowed(access)
         physical = source.physical
         if where.start % self.granularity:
             raise ValueError(f"address is {where.start:#x}, must be a multiple of {self.granularity:#x}")
@@ -296,13 +297,14 @@ class DeviceSpace:
             self._wait_for(inside)
             unmap_all(self.driver, inside)
             for whole, part in zip(found, inside, strict=True):
-                self._replace(whole, part.range)
+                self._replace(whole, part)
                 part.physical.release(part.first, part.count)
         return True
 
-    def _replace(self, whole: Mapped, gone: Range, *instead: Mapped) -> None:
+    def _replace(self, whole: Mapped, gone: Mapped, *instead: Mapped) -> None:
         self._mapped.remove(whole.range)
-        for each in (*whole.without(gone), *instead):
+        left = () if gone is whole else whole.without(gone.range)
+        for each in (*left, *instead):
             self._mapped.add(each.range, each)
 
     def _wait_for(self, mapped: Sequence[Mapped]) -> None:
@@ -325,7 +327,7 @@ class DeviceSpace:
                     self.driver.allow(part.range.start, part.range.size, part.physical.who, allowed)
                 except DriverError as error:
                     raise refused(error, f"{access!r} for {part.range}") from error
-                self._replace(whole, part.range, Mapped(part.range, part.physical, part.first, access))
+                self._replace(whole, part, Mapped(part.range, part.physical, part.first, access))
 
     def discard(self, where: Range, advice: int) -> None:
         raise Unsupported("discarding", "memory of the host's kernel", repr(self))
@@ -387,7 +389,7 @@ class _Locked:
     def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._lock.release()
         space = self._space()
         if space is not None and space._ended:
