@@ -1,6 +1,6 @@
 """What a device's memory costs through stead, beside the driver's own calls, PyTorch's caching allocator and RMM.
 
-    python benchmarks/device.py           # on a GPU; not run on one yet
+    python benchmarks/device.py           # on a GPU
     python benchmarks/device.py --double  # on the tests' driver, in this host's memory: what stead adds to the
                                           # calls, whose own times are not those of a driver
 
@@ -13,13 +13,14 @@ import argparse
 import json
 import os
 import pickle
+import random
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from itertools import repeat
+from itertools import cycle, repeat
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,8 @@ class Raw:
             location.type, location.id = api.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE, 0
         self.descriptor = api.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 
-    def claim(self) -> None:
-        error, address = self.api.cuMemAddressReserve(self.size, self.granularity, 0, 0)
+    def claim(self, hint: int = 0) -> None:
+        error, address = self.api.cuMemAddressReserve(self.size, self.granularity, hint, 0)
         check(error)
         check(*self.api.cuMemAddressFree(address, self.size))
 
@@ -109,12 +110,21 @@ def beside(title: str, mine: Callable[[], object], raw: Callable[[], object], li
 
 
 def claims(space: stead.CudaSpace, given: Any) -> Section:
-    raw = Raw(space.driver, space.granularity)
-
-    def claim() -> None:
-        stead.reserve(space.granularity, space=space).release()
-
-    return beside("1. reserve and release addresses", claim, raw.claim, 1.1, given)
+    """Of a block of the driver's, at a place drawn at random: that takes an mmap and a munmap. What is smaller,
+    and has no hint, goes into a hole that the driver has already."""
+    raw, small = Raw(space.driver, space.alignment), Raw(space.driver, space.granularity)
+    window, draw = space.windows[0], random.Random(1)
+    first, count = window.start // raw.size, window.size // raw.size - 1
+    hints = cycle([(first + draw.randrange(count)) * raw.size for _ in range(10_000)])
+    cases = {
+        "stead": timed(lambda: stead.reserve(raw.size, space=space).release()),
+        "raw": timed(lambda: raw.claim(next(hints))),
+        "small": timed(small.claim),
+    }
+    found = in_turns(cases, given.rounds, given.n)
+    title = f"1. reserve and release {raw.size // MiB} MiB of addresses"
+    more = Row(f"the driver's calls, for {small.size // MiB} MiB anywhere", found["small"])
+    return Section(title, [*rows(found, 1.1, given), more])
 
 
 def commits(space: stead.CudaSpace, given: Any) -> Section:
