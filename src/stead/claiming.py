@@ -191,10 +191,10 @@ def _claim_quickly(space: MemorySpace, address: int, size: int) -> Reservation |
         return claim_here(space, address, size)
     functions = space.driver.functions
     if functions is not None:
-        found = claim_driven(space, *functions, space.granularity, address, size)
+        found = claim_driven(space, *functions, space.alignment, address, size)
         if not isinstance(found, int):
             return found
-        space.evaded(Range.sized(address, size), Range.sized(found, size))
+        space.give_back([space.evaded(Range.sized(address, size), found)])
         return None
     where = Range.sized(address, size)
     try:

@@ -70,14 +70,17 @@ class PartTable:
         """What of ``where`` is not committed."""
         return gaps_between((each.range for each in self.overlapping(where)), where)
 
-    def straddling(self, where: Range) -> Iterator[tuple[Part, int]]:
+    def straddling(self, where: Range) -> list[tuple[Part, int]]:
         """Parts that an edge of ``where`` cuts in two, and the edge."""
         at = self._slice(where)
+        found = []
         if at.start < at.stop:
-            for number, edge in ((at.start, where.start), (at.stop - 1, where.stop)):
-                part = self._parts[number]
-                if part.range.start < edge < part.range.stop:
-                    yield part, edge
+            first, last = self._parts[at.start], self._parts[at.stop - 1]
+            if first.range.start < where.start:
+                found.append((first, where.start))
+            if where.stop < last.range.stop:
+                found.append((last, where.stop))
+        return found
 
     def add(self, part: Part) -> Part | None:
         """Add a part where there is none; otherwise the first one that is there, and nothing has changed."""
@@ -124,7 +127,8 @@ class PartTable:
 
     def _slice(self, where: Range) -> slice:
         start, stop = where
-        first = bisect_right(self._starts, start)
+        starts = self._starts
+        first = bisect_right(starts, start)
         if first and self._parts[first - 1].range.stop > start:
             first -= 1
-        return slice(first, bisect_left(self._starts, stop, first))
+        return slice(first, bisect_left(starts, stop, first))

@@ -26,11 +26,10 @@ class Physical:
     goes with the last reference."""
 
     def __init__(
-        self, driver: Driver, location: Location, piece: int, handles: Sequence[int], who: Sequence[Location],
+        self, driver: Driver, location: Location, piece: int, handles: Sequence[int], who: tuple[Location, ...],
         shareable: bool,
     ) -> None:  # fmt: skip
-        self.driver, self.location, self.piece, self.shareable = driver, location, piece, shareable
-        self.who = tuple(who)
+        self.driver, self.location, self.piece, self.shareable, self.who = driver, location, piece, shareable, who
         self.handles: dict[int, int] = dict(enumerate(handles))
         self.exported: dict[int, Exported] = {}  # pieces that other processes may have
 
