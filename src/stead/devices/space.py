@@ -84,6 +84,11 @@ class DeviceSpace:
         return self._host.identity
 
     @cached_property
+    def uuids(self) -> tuple[tuple[int, str], ...]:
+        """Of the devices, by number."""
+        return tuple((each.number, each.uuid) for each in self.devices)
+
+    @cached_property
     def usable(self) -> Range:
         everything, unit = self._host.usable, self.alignment
         return Range(align_up(everything.start, unit), align_down(everything.stop, unit))
