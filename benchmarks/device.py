@@ -1,6 +1,6 @@
 """What a device's memory costs through stead, beside the driver's own calls, PyTorch's caching allocator and RMM.
 
-    python benchmarks/device.py           # on a GPU; not run on one yet
+    python benchmarks/device.py           # on a GPU
     python benchmarks/device.py --double  # on the tests' driver, in this host's memory: what stead adds to the
                                           # calls, whose own times are not those of a driver
 
@@ -13,13 +13,14 @@ import argparse
 import json
 import os
 import pickle
+import random
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from itertools import repeat
+from itertools import cycle, repeat
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,8 @@ class Raw:
             location.type, location.id = api.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE, 0
         self.descriptor = api.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 
-    def claim(self) -> None:
-        error, address = self.api.cuMemAddressReserve(self.size, self.granularity, 0, 0)
+    def claim(self, hint: int = 0) -> None:
+        error, address = self.api.cuMemAddressReserve(self.size, self.granularity, hint, 0)
         check(error)
         check(*self.api.cuMemAddressFree(address, self.size))
 
@@ -109,12 +110,21 @@ def beside(title: str, mine: Callable[[], object], raw: Callable[[], object], li
 
 
 def claims(space: stead.CudaSpace, given: Any) -> Section:
-    raw = Raw(space.driver, space.granularity)
-
-    def claim() -> None:
-        stead.reserve(space.granularity, space=space).release()
-
-    return beside("1. reserve and release addresses", claim, raw.claim, 1.1, given)
+    """Of a block of the driver's, at a place drawn at random: that takes an mmap and a munmap. What is smaller,
+    and has no hint, goes into a hole that the driver has already."""
+    raw, small = Raw(space.driver, space.alignment), Raw(space.driver, space.granularity)
+    window, draw = space.windows[0], random.Random(1)
+    first, count = window.start // raw.size, window.size // raw.size - 1
+    hints = cycle([(first + draw.randrange(count)) * raw.size for _ in range(10_000)])
+    cases = {
+        "stead": timed(lambda: stead.reserve(raw.size, space=space).release()),
+        "raw": timed(lambda: raw.claim(next(hints))),
+        "small": timed(small.claim),
+    }
+    found = in_turns(cases, given.rounds, given.n)
+    title = f"1. reserve and release {raw.size // MiB} MiB of addresses"
+    more = Row(f"the driver's calls, for {small.size // MiB} MiB anywhere", found["small"])
+    return Section(title, [*rows(found, 1.1, given), more])
 
 
 def commits(space: stead.CudaSpace, given: Any) -> Section:
@@ -223,71 +233,84 @@ print(json.dumps(device.received(*pickle.load(sys.stdin.buffer), fd=int(sys.argv
 """
 
 
-def lend(fd: int) -> str:
-    """A minimal door: whoever connects, and says which, gets the descriptor. The name of its socket."""
+def lend(fd: int, name: str) -> str:
+    """A minimal door, called so: whoever connects, and says which, as often as he likes, gets the descriptor."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    name = f"stead:benchmark:{os.getpid()}"
-    listening.bind("\0" + name)
+    listening.bind(f"\0stead:benchmark:{os.getpid()}:{name}")
     listening.listen()
 
     def serve() -> None:
         while True:
             client, _ = listening.accept()
             with client:
-                client.recv(16)
-                socket.send_fds(client, [b"!"], [fd])
+                while client.recv(16):
+                    socket.send_fds(client, [b"!"], [fd])
 
     threading.Thread(target=serve, daemon=True).start()
-    return name
+    return str(listening.getsockname(), "ascii")
 
 
-def fetch(name: str) -> int:
-    """What it lends."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.connect("\0" + name)
-        connection.send(bytes(16))
-        _, [(_, _, data)], _, _ = connection.recvmsg(1, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
+def called(name: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(name)
+    return connection
+
+
+def fetch(connection: socket.socket) -> int:
+    """What is lent there."""
+    connection.send(b"which: 16 bytes.")
+    _, [(_, _, data)], _, _ = connection.recvmsg(1, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
     return int.from_bytes(data, sys.byteorder)
 
 
-def received(sent: SentBytes, name: str, rounds: int, n: int, fd: int) -> dict[str, list[float]]:
+def received(sent: SentBytes, doors: Sequence[str], rounds: int, n: int, fd: int) -> dict[str, list[float]]:
     """What the second process measures."""
     raw = Raw(stead.CudaSpace().driver, sent.size)
+    line = called(doors[0])
 
-    def arrive() -> None:
-        sent.handle.attach().release()
-
-    def fetch_and_adopt() -> None:
-        fetched = fetch(name)
+    def adopt(fetched: int) -> None:
         raw.adopt(fetched)
         os.close(fetched)
 
-    cases = {"stead": arrive, "fetched": fetch_and_adopt, "there": lambda: raw.adopt(fd)}
+    def call_and_adopt() -> None:
+        with called(doors[1]) as connection:
+            adopt(fetch(connection))
+
+    cases: dict[str, Callable[[], object]] = {
+        "stead": lambda: sent.handle.attach().release(),
+        "fetched": call_and_adopt,
+        "on a line": lambda: adopt(fetch(line)),
+        "there": lambda: raw.adopt(fd),
+    }
     return in_turns({each: timed(case) for each, case in cases.items()}, rounds, n)
 
 
 def imports(space: stead.CudaSpace, double: str, given: Any) -> Section:
+    """Beside the driver's calls, and the least that can be written to fetch a descriptor from the other process: a
+    connection for each, as whoever comes with nothing needs, or one that stays."""
     with stead.reserve(space.granularity, space=space) as room:
         room.commit(backing=stead.DeviceMemory(0, shareable=True))
         sent = SentBytes.of(room.address, room.size)
         assert sent
         (mapped,) = space.mapped(room.range)
         fd = mapped.physical.export(0).fd
+        doors = [lend(fd, "a line"), lend(fd, "calls")]
         ran = subprocess.run(
             [sys.executable, "-c", RECEIVER, double, str(fd), str(HERE), str(HERE.parent / "tests")],
-            input=pickle.dumps((sent, lend(fd), given.rounds, given.n)), stdout=subprocess.PIPE, pass_fds=[fd],
+            input=pickle.dumps((sent, doors, given.rounds, given.n)), stdout=subprocess.PIPE, pass_fds=[fd],
             check=True,
         )  # fmt: skip
     found = json.loads(ran.stdout)
     lines = [
         Row("stead, from a handle", found["stead"], ("fetched", found["fetched"]), bound(1.1, given)),
-        Row("fetched: the descriptor by SCM_RIGHTS, the driver's calls", found["fetched"]),
-        Row("the driver's calls, from a descriptor that is there", found["there"]),
+        Row("fetched: connect, SCM_RIGHTS, and the driver's calls", found["fetched"]),
+        Row("the same on a connection that stays", found["on a line"]),
+        Row("the driver's calls, where the descriptor is there", found["there"]),
     ]
-    to_there = Row("stead", found["stead"], ("there", found["there"])).ratio
+    line, there = (Row("", found["stead"], (each, found[each])).ratio for each in ("on a line", "there"))
     notes = [
-        "stead has to fetch the descriptor from the sender, too: the bound is beside what does just that",
-        f"beside a descriptor that is there already: {to_there:.2f} x",
+        "the other process has the descriptor: the bound is beside what fetches it, and does nothing else",
+        f"stead's connection stays, too: {line:.2f} x that; {there:.2f} x the driver's calls alone",
     ]
     return Section("5. import in a second process, and let go", lines, notes)
 

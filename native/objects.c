@@ -26,6 +26,7 @@ typedef struct {
     long long serial, generation;
     int held;
     give_back *give; /* to a device's driver; NULL: to the kernel */
+    uint64_t given;  /* bytes that the driver reserved: whole blocks of its own */
     pid_t process;   /* that claimed it: no driver survives a fork */
     PyObject *weakrefs;
     PyObject *members[10];
@@ -75,21 +76,23 @@ static int64_t hold_give(const Hold *self)
 {
     if (!self->give)
         return stead_unmap(self->address, self->size);
-    return self->process == getpid() ? self->give(self->address, self->size) : -EPERM;
+    return self->process == getpid() ? self->give(self->address, self->given) : -EPERM;
 }
 
 /* A reservation of what was claimed; parts, ledger, forget and space are the first of args. */
-static PyObject *hold_make(PyObject *type, PyObject *const *args, uint64_t address, uint64_t size, give_back *give)
+static PyObject *hold_make(PyObject *type, PyObject *const *args, uint64_t address, uint64_t size, give_back *give,
+                           uint64_t given)
 {
     PyObject *ledger = args[1], *forget = args[2];
     PyObject *self = hold_new((PyTypeObject *)type, NULL, NULL);
     if (!self) {
-        (void)(give ? give(address, size) : stead_unmap(address, size));
+        (void)(give ? give(address, given) : stead_unmap(address, size));
         return NULL;
     }
     hold_take((Hold *)self, address, size);
     if (give) {
         ((Hold *)self)->give = give;
+        ((Hold *)self)->given = given;
         ((Hold *)self)->process = getpid();
     }
     hold_set((Hold *)self, PARTS, args[0]);
@@ -113,7 +116,7 @@ static PyObject *hold_claim(PyObject *type, PyObject *const *args, Py_ssize_t n)
         return NULL;
     CALL_WITHOUT_GIL(got, stead_claim(a[0], a[1]))
     if (got == (int64_t)a[0])
-        return hold_make(type, args, a[0], a[1], NULL);
+        return hold_make(type, args, a[0], a[1], NULL, 0);
     if (got >= 0) /* a kernel that takes the address as a hint went elsewhere */
         (void)stead_unmap((uint64_t)got, a[1]);
     Py_RETURN_NONE;
@@ -127,12 +130,13 @@ static PyObject *hold_claim_driven(PyObject *type, PyObject *const *args, Py_ssi
     if (expect("_claim_driven", n, 9) || unsigned_args("_claim_driven", args + 4, 5, 5, a))
         return NULL;
     take_addresses *take = (take_addresses *)(uintptr_t)a[0];
-    CALL_WITHOUT_GIL(refused, take(&got, a[4], a[2], a[3], 0))
+    uint64_t block = a[2], whole = (a[4] + block - 1) & ~(block - 1);
+    CALL_WITHOUT_GIL(refused, take(&got, whole, block, a[3], 0))
     if (refused)
         Py_RETURN_NONE;
     if (got != a[3])
         return PyLong_FromUnsignedLongLong(got);
-    return hold_make(type, args, got, a[4], (give_back *)(uintptr_t)a[1]);
+    return hold_make(type, args, got, a[4], (give_back *)(uintptr_t)a[1], whole);
 }
 
 static PyObject *hold_unmap(PyObject *object, PyObject *none)
@@ -188,8 +192,9 @@ static PyMethodDef hold_methods[] = {
      "_claim(parts, ledger, forget, space, address, size)\n--\n\n"
      "Claim, and a new object that holds what was claimed and is in the ledger; None where that is refused."},
     {"_claim_driven", (PyCFunction)(void (*)(void))hold_claim_driven, METH_FASTCALL | METH_CLASS,
-     "_claim_driven(parts, ledger, forget, space, reserve, free, alignment, address, size)\n--\n\n"
-     "The same through a driver's functions at these addresses; an int: it reserved there instead, and that is held."},
+     "_claim_driven(parts, ledger, forget, space, reserve, free, block, address, size)\n--\n\n"
+     "The same through a driver's functions at these addresses, which reserve whole blocks (a power of two); an int:\n"
+     "it reserved there instead, and that is held."},
     {"_take_over", (PyCFunction)(void (*)(void))hold_take_over, METH_FASTCALL,
      "_take_over(address, size)\n--\n\nHold a range that was claimed: unmapped when the last reference goes."},
     {"_unmap", hold_unmap, METH_NOARGS, "_unmap()\n--\n\nGive the range back now: 0, or what was answered instead, and it is still held."},

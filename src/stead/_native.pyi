@@ -119,7 +119,7 @@ class Hold:
         space: object,
         reserve: int,
         free: int,
-        alignment: int,
+        block: int,
         address: int,
         size: int,
         /,

@@ -13,7 +13,7 @@ import stat
 import struct
 import threading
 import time
-from collections import deque
+from array import array
 from typing import TYPE_CHECKING
 
 from stead.door import (
@@ -31,10 +31,13 @@ from stead.errors import LimitReached, PeerFailed
 from stead.openfiles import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
     from typing import Self
 
 MOST_KEPT = 8
+
+_ONE = struct.calcsize("i")
+_CUT_OFF = int(socket.MSG_CTRUNC | socket.MSG_TRUNC)
 
 
 def ask(name: str, identity: Identity, writable: bool, deadline: float = DEADLINE) -> int:
@@ -59,23 +62,25 @@ class Lent:
     where this process can have no more descriptors.
     """
 
-    def __init__(self, name: str, tokens: Iterable[bytes], deadline: float = DEADLINE) -> None:
-        self._name, self._seconds = name, deadline
-        self._tokens = deque(tokens)  # not asked for yet
-        self._here: deque[int] = deque()
+    def __init__(self, name: str, tokens: Sequence[bytes], deadline: float = DEADLINE) -> None:
+        self._name, self._tokens, self._seconds = name, tokens, deadline
+        self._asked: Sequence[bytes] = ()  # what is on its way: some of the tokens
+        self._next = 0  # of those that are not asked for yet
+        self._here: list[int] = []  # the first is the last
         self._line: _Line | None = None
         self._ask()
 
     def take(self) -> int:
         """The next, in the order of the tokens; the caller owns it."""
         if not self._here:
-            self._here.extend(self._heard())
+            self._here = self._heard()[::-1]
             self._ask()
-        return self._here.popleft()
+        return self._here.pop()
 
     def _ask(self) -> None:
-        self._asked = [self._tokens.popleft() for _ in range(min(len(self._tokens), MOST_LENT))]
+        self._asked = self._tokens[self._next : self._next + MOST_LENT]
         if self._asked:
+            self._next += len(self._asked)
             self._within = _Deadline(self._seconds)
             if self._line is None:
                 self._line = _kept_line(self._name) or _Line(self._name, self._within)
@@ -99,7 +104,7 @@ class Lent:
 
     def __exit__(self, *exception: object) -> None:
         while self._here:
-            os.close(self._here.popleft())
+            os.close(self._here.pop())
         if self._line and self._asked:  # nobody waits for the answer
             self._line.close()
         elif self._line:
@@ -228,13 +233,12 @@ def _connect(connection: socket.socket, name: str, within: _Deadline) -> None:
 def _receive(connection: socket.socket, count: int) -> tuple[bytes, list[int], bool]:
     """A message, the descriptors with it, ``count`` at most, and whether that was all. Not socket.recv_fds: it
     forgets the flag that keeps them from being inherited (cpython 3.11 to 3.13)."""
-    one = struct.calcsize("i")
-    message, ancillary, flags, _ = connection.recvmsg(64, socket.CMSG_LEN(count * one), socket.MSG_CMSG_CLOEXEC)
+    message, ancillary, flags, _ = connection.recvmsg(64, socket.CMSG_LEN(count * _ONE), socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.extend(struct.unpack(f"{len(data) // one}i", data[: len(data) // one * one]))
-    return message, fds, not flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC)
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.extend(array("i", data[: len(data) // _ONE * _ONE]))
+    return message, fds, not flags & _CUT_OFF
 
 
 def _is_it(fd: int, identity: Identity, writable: bool) -> bool:

@@ -159,10 +159,7 @@ def reserve(
         draw = next(_draws)
         if quick is not None and together is None:
             first, step, total, bytes_held = quick
-            if isinstance(space, DeviceSpace):
-                reservation = _claim_driven(space, first + draw % total * step, bytes_held)
-            else:
-                reservation = claim_here(space, first + draw % total * step, bytes_held)
+            reservation = _claim_quickly(space, first + draw % total * step, bytes_held)
             if reservation is not None:
                 if name is not None:
                     reservation.name = name
@@ -188,14 +185,16 @@ def reserve(
     return _named(Reservation(space, where, outer, name))
 
 
-def _claim_driven(space: DeviceSpace, address: int, size: int) -> Reservation | None:
-    """Ask the driver before anybody looks: None where it does not give the place."""
+def _claim_quickly(space: MemorySpace, address: int, size: int) -> Reservation | None:
+    """Claim before anybody looks: None where the place cannot be had. In this process, in a quiet window."""
+    if not isinstance(space, DeviceSpace):
+        return claim_here(space, address, size)
     functions = space.driver.functions
     if functions is not None:
-        found = claim_driven(space, *functions, space.granularity, address, size)
+        found = claim_driven(space, *functions, space.alignment, address, size)
         if not isinstance(found, int):
             return found
-        space.evaded(Range.sized(address, size), Range.sized(found, size))
+        space.give_back([space.evaded(Range.sized(address, size), found)])
         return None
     where = Range.sized(address, size)
     try:
@@ -454,12 +453,23 @@ def _reserve_exactly(
     outer = wanted.with_guards(where, page)
     if outer.start < 0:
         raise ValueError(f"at is {start:#x}, which leaves no room for a guard of {wanted.guard} bytes below")
-    claim_exactly(space, outer, wanted)
+    claim_exactly(space, outer, wanted.size, wanted.alignment, wanted.guard)
     return Reservation(space, where, outer, name)
 
 
-def claim_exactly(space: AddressSpace, outer: Range, wanted: Placement) -> None:
-    """Claim ``outer``, or say what is in the way and where the nearest room for ``wanted`` is."""
+def claim_sent(space: ProcessSpace | DeviceSpace, outer: Range) -> Reservation:
+    """Claim ``outer``, where it is in another process. Raises what :func:`claim_exactly` does."""
+    quiet = any(window.contains(outer) for window in space.windows[:-1])
+    if quiet and (isinstance(space, DeviceSpace) or space.manner is Manner.EXACT):
+        found = _claim_quickly(space, outer.start, outer.size)
+        if found is not None:
+            return found
+    claim_exactly(space, outer, outer.size)
+    return Reservation(space, outer, outer)
+
+
+def claim_exactly(space: AddressSpace, outer: Range, size: int, alignment: int = 1, guard: int = 0) -> None:
+    """Claim ``outer``, or say what is in the way and where the nearest room for ``size`` bytes is."""
     # Not where the stack or the heap will grow: the kernel would let us, and the growth would die of it.
     inside = outer.intersection(space.usable)
     room = inside and next(space.outline(inside).occupied.overlapping(inside), None)
@@ -467,16 +477,17 @@ def claim_exactly(space: AddressSpace, outer: Range, wanted: Placement) -> None:
         by = Obstacle(
             room, "room that is kept clear (for the stack or the heap to grow, or by a sanitizer)", "this process"
         )
-        raise Occupied(outer, by, _nearest(space, outer, wanted))
+        raise Occupied(outer, by, _nearest(space, outer, size, alignment, guard))
     try:
         space.reserve_at(outer)
     except Occupied:
         if events.listeners:
             events.emit("claim lost", range=outer)
-        raise Occupied(outer, space.obstacle(outer), _nearest(space, outer, wanted)) from None
+        nearest = _nearest(space, outer, size, alignment, guard)
+        raise Occupied(outer, space.obstacle(outer), nearest) from None
 
 
-def _nearest(space: AddressSpace, where: Range, wanted: Placement) -> Range | None:
+def _nearest(space: AddressSpace, where: Range, size: int, alignment: int, guard: int) -> Range | None:
     seen: Footprint = space.footprint(space.usable)
-    fitting = Placement(wanted.size, space.usable, wanted.alignment, wanted.guard, "low")
-    return fitting.nearest(seen, where.start + align_up(wanted.guard, space.granularity))
+    fitting = Placement(size, space.usable, alignment, guard, "low")
+    return fitting.nearest(seen, where.start + align_up(guard, space.granularity))

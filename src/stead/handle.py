@@ -16,7 +16,7 @@ from stead import ledger
 from stead.backing import File, SharedMemory
 from stead.backing import Part as MemoryPart
 from stead.calling import Lent
-from stead.claiming import claim_exactly
+from stead.claiming import claim_sent
 from stead.descriptors import Descriptor, boot_id, describe, open_descriptor
 from stead.devices.space import DeviceSpace
 from stead.devices.spaces import space_of
@@ -32,7 +32,6 @@ from stead.errors import (
     Unsupported,
 )
 from stead.messages import Agreed, Said, Vote
-from stead.placement import Placement
 from stead.reservation import Reservation, table_lock
 from stead.space.process import ProcessSpace, this_process
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
     from stead.agreement import Exchange
     from stead.backing import Backing
-    from stead.devices.memory import Imported
     from stead.identity import Identity
     from stead.parts import Part
     from stead.ranges import Range
@@ -93,7 +91,7 @@ class Handle:
             parts: tuple[SentPart | SentMemory, ...]
             driver, door = None, ""
             if isinstance(space, DeviceSpace):
-                parts = tuple(send(each, space.devices, access) for each in space.mapped(reservation.range))
+                parts = tuple(send(each, space.uuids, access) for each in space.mapped(reservation.range))
                 driver, door = space.driver.name, open_door().name if parts else ""
             else:
                 parts = tuple(_sent(part, access) for part in reservation.parts)
@@ -143,9 +141,9 @@ class Handle:
         return here
 
     def _claim(self) -> Reservation:
-        space = this_process() if self.driver is None else space_of(self.driver)
-        claim_exactly(space, self.outer, Placement(self.outer.size, space.usable, prefer="low"))
-        return Reservation(space, self.range, self.outer, self.name, self.identity)
+        here = claim_sent(this_process() if self.driver is None else space_of(self.driver), self.outer)
+        here.is_sent(self.range, self.outer, self.name, self.identity)
+        return here
 
 
 def _take_back(here: Reservation, new: bool, added: list[Range], cause: BaseException) -> None:
@@ -193,17 +191,16 @@ def _sent(part: Part, access: Access | None) -> SentPart:
 
 def _bring(here: Reservation, sent: SentPart | SentMemory, lent: Lent, added: list[Range]) -> None:
     """Commit it, and say so."""
-    offset = sent.range.start - here.address
-    backing = _received_memory(here, sent, lent) if isinstance(sent, SentMemory) else _received(sent)
-    here.commit(offset, sent.length, backing=backing, access="r" if sent.access == "none" else sent.access)
+    backing: Any = sent.receive(_driven(here).uuids, lent) if isinstance(sent, SentMemory) else _received(sent)
+    here.receive(sent.range, sent.length, backing, "r" if sent.access == "none" else sent.access)
     added.append(sent.range)
     if sent.access == "none":
-        here.protect(offset, sent.length, access="none")
+        here.protect(sent.range.start - here.address, sent.length, access="none")
 
 
-def _received_memory(here: Reservation, sent: SentMemory, lent: Lent) -> Imported:
+def _driven(here: Reservation) -> DeviceSpace:
     assert isinstance(here.space, DeviceSpace)
-    return sent.receive(here.space.devices, lent)
+    return here.space
 
 
 def _is_here(here: Reservation, sent: SentPart | SentMemory) -> bool:
@@ -213,8 +210,7 @@ def _is_here(here: Reservation, sent: SentPart | SentMemory) -> bool:
 
 
 def _is_memory_here(here: Reservation, sent: SentMemory) -> bool:
-    assert isinstance(here.space, DeviceSpace)
-    mapped = here.space.mapped(sent.range)
+    mapped = _driven(here).mapped(sent.range)
     if mapped and not sent.is_mapped(mapped):
         by = Obstacle(mapped[0].range, "other memory that is committed in this reservation", "this process")
         raise Occupied(sent.range, by)

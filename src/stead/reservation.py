@@ -92,6 +92,10 @@ class Reservation(_native.Hold):
         self._parts = _NO_PARTS
         ledger.held.add(ref(self, ledger.forget))
 
+    def is_sent(self, where: Range, outer: Range, name: str | None, identity: Identity) -> None:
+        """What was claimed a moment ago is another process's reservation, here, too."""
+        self._range, self._outer, self.name, self._identity = where, outer, name, identity
+
     # ---- what it is ----
 
     @property
@@ -178,32 +182,50 @@ class Reservation(_native.Hold):
         _check_access(access)
         if access == "none":
             raise ValueError("access is 'none', must let the memory be read: commit first, then protect")
-        self._check_free(where)
         chosen = self._space.usual if backing is None else as_backing(backing, self.name)
+        self._check_free(where)
         began = time.perf_counter() if events.listeners else 0.0
         # Allocating may take seconds, so it is done before the lock is taken.
         source = self._space.secure(chosen, length, "w" in access)
         with table_lock:
-            self.check_live()
-            if self._parts is _NO_PARTS:
-                self._enter()
-                self._parts = PartTable()
-            # The table first: should memory run out, it does so before anything has changed.
-            if there := self._parts.add(Part(where, length, chosen, source, access)):
-                raise Occupied(where, self.obstacle(there))
-            try:
-                self._space.commit(where, source, access)
-            except BaseException:
-                self._parts.cut(where)
-                raise
-            if source.fd < 0:
-                self._rename(where)
-            self.generation += 1
+            self._put(Part(where, length, chosen, source, access))
             view = self._lease(Range(where.start, where.start + length), "w" in access)
         if events.listeners:
-            taken = time.perf_counter() - began
-            events.emit("commit", range=where, name=self.name, access=access, backing=chosen, seconds=taken)
+            self._tell_committed(where, access, chosen, began)
         return view
+
+    def receive(self, where: Range, length: int, backing: Backing, access: Access) -> None:
+        """Commit what another process sent, where it is there, too, as :meth:`commit` does; for no view."""
+        began = time.perf_counter() if events.listeners else 0.0
+        with table_lock:
+            self.check_live()
+            if not self.range.contains(where):
+                raise ValueError(f"{where} is not in {self.range}")
+            self._check_free(where)
+            self._put(Part(where, length, backing, self._space.secure(backing, length, "w" in access), access))
+        if events.listeners:
+            self._tell_committed(where, access, backing, began)
+
+    def _put(self, part: Part) -> None:
+        self.check_live()
+        if self._parts is _NO_PARTS:
+            self._enter()
+            self._parts = PartTable()
+        # The table first: should memory run out, it does so before anything has changed.
+        if there := self._parts.add(part):
+            raise Occupied(part.range, self.obstacle(there))
+        try:
+            self._space.commit(part.range, part.source, part.access)
+        except BaseException:
+            self._parts.cut(part.range)
+            raise
+        if part.source.fd < 0:
+            self._rename(part.range)
+        self.generation += 1
+
+    def _tell_committed(self, where: Range, access: Access, backing: Backing, began: float) -> None:
+        taken = time.perf_counter() - began
+        events.emit("commit", range=where, name=self.name, access=access, backing=backing, seconds=taken)
 
     def view(self, offset: SupportsIndex | str = 0, size: SupportsIndex | str | None = None) -> memoryview:
         """A memoryview of committed memory: ``size`` bytes from ``offset`` (any, in bytes), by default up to
@@ -497,8 +519,8 @@ where it is occupied, or refused for another reason. One call of C: what every r
 claim_driven: Callable[[MemorySpace, int, int, int, int, int], Reservation | int | None] = partial(
     Reservation._claim_driven, _NO_PARTS, ledger.held, ledger.forget
 )
-"""``claim_driven(space, reserve, free, alignment, address, size)``: the same through a driver, by its
-``functions``; where the driver went elsewhere, the address, which it holds now."""
+"""``claim_driven(space, reserve, free, block, address, size)``: the same through a driver, by its ``functions``,
+which reserve whole blocks; where the driver went elsewhere, the address, which it holds now."""
 
 
 def _check_access(access: str) -> None:

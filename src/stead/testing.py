@@ -119,7 +119,8 @@ def a_claim_of_anything_occupied_is_refused_and_changes_nothing(space: AddressSp
             assert isinstance(error, Occupied)
             assert error.range == wanted, f"{how}: the error names {error.range}"
             for each in kept:
-                assert not each.overlaps(around), f"{how}: what it got instead is {each}"
+                assert each != wanted, f"{how}: it got what was asked for, and said that it was occupied"
+                assert not each.overlaps(held), f"{how}: what it got instead is {each}"
                 space.release(each)
             seen = set(space.footprint(around).occupied.overlapping(around))
             assert seen == {held}, f"{how}: afterwards {seen} is occupied"

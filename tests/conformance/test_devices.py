@@ -55,7 +55,7 @@ def test_a_claim_that_the_driver_does_not_follow_is_lost_and_holds_nothing(
     driver_space: stead.DeviceSpace, double: Double
 ) -> None:
     where = place_for(driver_space, 4)
-    double.move(1)
+    double.move(64)
     with pytest.raises(stead.Occupied):
         driver_space.reserve_at(where)
     assert not double.holds()

@@ -87,6 +87,8 @@ class Double:
             ("set_budget", None, c_int, c_int, c_uint64),
             ("refuse", None, c_char_p, c_int, c_int),
             ("move", None, c_int, c_uint64, c_uint64),
+            ("set_blocks", None, c_uint64),
+            ("own", c_int, c_uint64, c_uint64),
             ("close_gate", None, c_char_p),
             ("await", None, c_char_p, c_int),
             ("open_gate", None, c_char_p),
@@ -123,6 +125,14 @@ class Double:
     def move(self, times: int = -1, within: Range = ANYWHERE) -> None:
         """The next ``times`` reservations (-1: all) with a hint in ``within`` go elsewhere."""
         self.library.double_move(times, *within)
+
+    def set_blocks(self, size: int | str) -> None:
+        """Reservations are in blocks of multiples of it, a power of two, at multiples of it."""
+        self.library.double_set_blocks(parse_size(size, "size"))
+
+    def own(self, size: int | str, used: int | str) -> None:
+        """A block of the driver's, of which it uses the beginning: until it is reset."""
+        assert self.library.double_own(parse_size(size, "size"), parse_size(used, "used"))
 
     @contextlib.contextmanager
     def slow(self, function: str) -> Iterator[Gate]:
@@ -185,10 +195,6 @@ class CudaDouble(Double):
     def set_version(self, number: int) -> None:
         """What cuDriverGetVersion says: 12080 is CUDA 12.8."""
         self.library.double_set_version(number)
-
-    def set_hints(self, alignment: int) -> None:
-        """Hints are rounded up to multiples of it: a power of two."""
-        self.library.double_set_hints(ctypes.c_ulonglong(alignment))
 
     def set_kernels(self, known: bool) -> None:
         """Whether a device runs the one kernel of stead.devices.adding; none, as long as nobody says so."""

@@ -1,4 +1,9 @@
-/* addresses.c - reservations, what is mapped in them, and who may access it. */
+/* addresses.c - reservations, what is mapped in them, and who may access it.
+ *
+ * Reservations are in blocks: mappings of the process, in whole units (the granularity, or as double_set_blocks says). A
+ * hint leads to the next unit, where double_block is set on to the first that is in no block, if need be; but a hole of a
+ * block, where one has room, goes first, whatever the hint (NVIDIA's 580 on an H100; docs/decisions/0016).
+ */
 #define _GNU_SOURCE
 #include "inside.h"
 
@@ -13,6 +18,7 @@
 typedef struct range {
     struct range *next;
     uint64_t start, size;
+    int own; /* the driver's, for itself */
 } range;
 
 typedef struct mapping {
@@ -22,8 +28,22 @@ typedef struct mapping {
     unsigned char access[DOUBLE_DEVICES + 1];
 } mapping;
 
-static range *reservations;
+static range *blocks, *reservations;
+uint64_t double_block;
 static mapping *mappings;
+
+static uint64_t up(uint64_t number, uint64_t to)
+{
+    return (number + to - 1) & ~(to - 1);
+}
+
+static range *first_in(range *list, uint64_t address, uint64_t size)
+{
+    for (range *each = list; each; each = each->next)
+        if (each->start < address + size && address < each->start + each->size)
+            return each;
+    return NULL;
+}
 
 static range *reservation_around(uint64_t address, uint64_t size)
 {
@@ -89,6 +109,50 @@ static uint64_t nothing_aligned(uint64_t size, uint64_t alignment)
     return start;
 }
 
+/* Room in a block that there is. */
+static uint64_t hole(uint64_t size, uint64_t alignment)
+{
+    for (range *block = blocks; block; block = block->next) {
+        uint64_t at = up(block->start, alignment);
+        range *taken;
+        while (at + size <= block->start + block->size && (taken = first_in(reservations, at, size)))
+            at = up(taken->start + taken->size, alignment);
+        if (at + size <= block->start + block->size)
+            return at;
+    }
+    return 0;
+}
+
+/* A block more: where it starts, or 0. */
+static uint64_t new_block(uint64_t size, uint64_t alignment, uint64_t hint)
+{
+    uint64_t step = double_block ? double_block : double_grain(), whole = up(size, step), got = 0;
+    range *made = calloc(1, sizeof *made), *taken;
+    if (!made || whole < size) {
+        free(made);
+        return 0;
+    }
+    if (hint) {
+        uint64_t at = up(hint, step);
+        while (double_block && (taken = first_in(blocks, at, whole)))
+            at = up(taken->start + taken->size, step);
+        got = at & (alignment - 1) ? 0 : nothing_at(at, whole, 0);
+        if (got && got != at) {
+            munmap((void *)(uintptr_t)got, whole);
+            got = 0;
+        }
+    }
+    if (!got)
+        got = nothing_aligned(whole, alignment);
+    if (!got) {
+        free(made);
+        return 0;
+    }
+    *made = (range){blocks, got, whole, 0};
+    blocks = made;
+    return got;
+}
+
 double_answer double_reserve(uint64_t *address, uint64_t size, uint64_t alignment, uint64_t hint)
 {
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -100,18 +164,12 @@ double_answer double_reserve(uint64_t *address, uint64_t size, uint64_t alignmen
     if (!made)
         return DOUBLE_OUT_OF_MEMORY;
     double_lock();
-    uint64_t got = 0;
-    if (hint && !(hint & (alignment - 1)) && !double_moves(hint)) {
-        got = nothing_at(hint, size, 0);
-        if (got && got != hint) {
-            munmap((void *)(uintptr_t)got, size);
-            got = 0;
-        }
-    }
+    int moves = hint && double_moves(hint);
+    uint64_t got = moves ? 0 : hole(size, alignment);
     if (!got)
-        got = nothing_aligned(size, alignment);
+        got = new_block(size, alignment, moves ? 0 : hint);
     if (got) {
-        *made = (range){reservations, got, size};
+        *made = (range){reservations, got, size, 0};
         reservations = made;
         *address = got;
     }
@@ -121,26 +179,67 @@ double_answer double_reserve(uint64_t *address, uint64_t size, uint64_t alignmen
     return got ? DOUBLE_OK : DOUBLE_OUT_OF_MEMORY;
 }
 
+/* The kernel refuses only where it would have to split a mapping at its limit of them. */
+static int give_back_block(uint64_t address)
+{
+    for (range **link = &blocks; *link; link = &(*link)->next) {
+        range *each = *link;
+        if (address < each->start || address - each->start >= each->size)
+            continue;
+        if (munmap((void *)(uintptr_t)each->start, each->size))
+            return 0;
+        *link = each->next;
+        free(each);
+        return 1;
+    }
+    return 0;
+}
+
 double_answer double_free(uint64_t address, uint64_t size)
 {
     double_answer answer = DOUBLE_INVALID;
     double_lock();
     for (range **link = &reservations; *link; link = &(*link)->next) {
         range *each = *link;
-        if (each->start != address || each->size != size || anything_mapped(address, size))
+        if (each->own || each->start != address || each->size != size || anything_mapped(address, size))
             continue;
-        /* The kernel refuses only where it would have to split a mapping at its limit of them. */
-        if (munmap((void *)(uintptr_t)address, size)) {
-            answer = DOUBLE_OUT_OF_MEMORY;
-            break;
-        }
         *link = each->next;
-        free(each);
-        answer = DOUBLE_OK;
+        int alone = 1;
+        for (range *block = blocks; block; block = block->next)
+            if (block->start <= address && address - block->start < block->size)
+                alone = !first_in(reservations, block->start, block->size);
+        answer = !alone || give_back_block(address) ? DOUBLE_OK : DOUBLE_OUT_OF_MEMORY;
+        if (answer == DOUBLE_OK)
+            free(each);
+        else
+            *link = each;
         break;
     }
     double_unlock();
     return answer;
+}
+
+void double_set_blocks(uint64_t size)
+{
+    double_lock();
+    double_block = size;
+    double_unlock();
+}
+
+/* A block of the driver's, of which it uses the beginning. */
+int double_own(uint64_t size, uint64_t used)
+{
+    range *made = calloc(1, sizeof *made);
+    if (!made)
+        abort();
+    double_lock();
+    uint64_t got = new_block(size, double_grain(), 0);
+    if (got) {
+        *made = (range){reservations, got, used, 1};
+        reservations = made;
+    }
+    double_unlock();
+    return got != 0;
 }
 
 /* ---- mappings ---- */
@@ -293,7 +392,7 @@ int64_t double_count_addresses(const char *what)
     int64_t count = 0;
     if (!strcmp(what, "reservations"))
         for (range *each = reservations; each; each = each->next)
-            count++;
+            count += !each->own;
     else if (!strcmp(what, "mappings"))
         for (mapping *each = mappings; each; each = each->next)
             count++;
@@ -307,8 +406,14 @@ void double_reset_addresses(void)
     while (reservations) {
         range *gone = reservations;
         reservations = gone->next;
-        munmap((void *)(uintptr_t)gone->start, gone->size);
         forget_mappings(gone->start, gone->size);
         free(gone);
     }
+    while (blocks) {
+        range *gone = blocks;
+        blocks = gone->next;
+        munmap((void *)(uintptr_t)gone->start, gone->size);
+        free(gone);
+    }
+    double_block = 0;
 }

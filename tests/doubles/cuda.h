@@ -69,8 +69,6 @@ int double_entered(const char *function);
 int double_initialised(void);
 context *double_current(void);
 int double_known(CUdevice device);
-/* Where a hint leads: to the next 32 MiB as with NVIDIA's 580 on an H100, or what a test says. */
-unsigned long long double_followed(unsigned long long hint);
 /* Whether there are kernels: none as long as no test says so. */
 void double_set_kernels(int known);
 

@@ -54,7 +54,7 @@ int cuMemAddressReserve(CUdeviceptr *address, size_t size, size_t alignment, CUd
         managing |= double_can(each, DOUBLE_UNIFIED) && double_can(each, DOUBLE_MANAGES_ADDRESSES);
     if (!managing)
         return NOT_SUPPORTED;
-    double_answer answer = double_reserve(&got, size, alignment, double_followed(hint));
+    double_answer answer = double_reserve(&got, size, alignment, hint);
     *address = got;
     return double_answered(answer);
 }

@@ -39,7 +39,7 @@ def gpu() -> None:
     if not os.path.exists("/dev/nvidiactl"):
         if "gpu" in REQUIRED:
             pytest.fail("STEAD_REQUIRE names gpu, and there is none")
-        pytest.skip("no NVIDIA GPU")
+        pytest.skip("no NVIDIA GPU (docs/decisions/0016 has what these said on one)")
 
 
 @contextmanager

@@ -225,12 +225,18 @@ class Pretends:
         assert location == Location("device", 0)
         return 2 << 20 if recommended else 64 << 10
 
+    def reserve(self, size: int, alignment: int, hint: int) -> int:
+        return -(-hint // (4 << 20)) * (4 << 20)
+
+    def free(self, address: int, size: int) -> None:
+        assert address
+
 
 def test_what_a_driver_says() -> None:
     driver = cast("Driver", Pretends())
     made = DeviceConstraints.of(driver, 0)
     assert (made.name, made.kind, made.window) == ("level-zero:0", "Level Zero", EVERYWHERE)
-    assert (made.granularity, made.alignment) == (64 << 10, 2 << 20)
+    assert (made.granularity, made.alignment) == (64 << 10, 4 << 20)
     assert made.source == "the Level Zero driver, of Big one"
     with pytest.raises(ValueError, match="number is 2, must be that of a device of Level Zero: 0, 1"):
         DeviceConstraints.of(driver, 2)

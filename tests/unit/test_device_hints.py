@@ -20,7 +20,7 @@ WINDOW = this_process().windows[0]
 
 @pytest.mark.parametrize("alignment", [2 * MIB, 4 * MIB, 32 * MIB, 1024 * MIB])
 def test_claims_are_where_the_driver_goes(cuda_double: CudaDouble, alignment: int) -> None:
-    cuda_double.set_hints(alignment)
+    cuda_double.set_blocks(alignment)
     space = stead.CudaSpace()
     assert (space.granularity, space.alignment) == (2 * MIB, alignment)
     with stead.reserve(6 * MIB, space=space) as held, stead.reserve(6 * MIB, guard=1, space=space) as guarded:
@@ -63,3 +63,19 @@ def test_what_is_in_the_way_of_the_question_is_no_harm(cuda_double: CudaDouble) 
         cuda_double.move(occupied)
         assert followed_at(driver, 2 * MIB, WINDOW) == 32 * MIB
     assert not cuda_double.holds()
+
+
+def test_what_is_left_of_the_drivers_own_blocks_goes_first(cuda_double: CudaDouble) -> None:
+    """And is given back afterwards."""
+    space = stead.CudaSpace()
+    cuda_double.own("256 MiB", "2 MiB")
+    with stead.reserve("64 MiB", at=WINDOW.start, space=space) as held:
+        assert cuda_double.count("reservations") == 1
+        with pytest.raises(stead.Occupied):
+            stead.reserve("64 MiB", at=held.address, space=space)
+        assert cuda_double.count("reservations") == 1
+    CudaDriver().context(0)
+    with stead.reserve("2 MiB", at=WINDOW.start, space=space), stead.reserve("2 MiB", space=space):
+        assert cuda_double.count("reservations") == 2
+    assert followed_at(CudaDriver(), 2 * MIB, WINDOW) == 32 * MIB
+    assert cuda_double.count("reservations") == 0

@@ -184,7 +184,7 @@ def test_addresses_that_a_driver_does_not_take_back_are_told_at_the_end(
     cuda_double.refuse("cuMemAddressFree", INVALID)
     with pytest.warns(ResourceWarning, match="still held"):
         del held
-    space.driver.free(where.start, where.size)
+    space.driver.free(where.start, space.alignment)
     assert not cuda_double.holds()
 
 

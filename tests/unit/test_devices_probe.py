@@ -65,6 +65,12 @@ def test_hints_that_are_followed_are_counted(double: CudaDouble) -> None:
     assert tried_too > 0
 
 
+def test_holes_in_blocks_that_are_there_go_first(double: CudaDouble) -> None:
+    found = ask("blocks")
+    assert (found["2 MiB"]["exactly there"], found["32 MiB"]["elsewhere"]) == (0, 0)
+    assert found["answer"].startswith("exactly there, of 2 MiB: 0 of ")
+
+
 def test_the_largest_reservation_is_one_that_fits(double: CudaDouble) -> None:
     driver = CudaDriver()
     size = ask("largest")["bytes"]

@@ -59,9 +59,9 @@ class Arena(_native.Arena):
     addresses whose memory must not be touched: then there is ``allocate`` and no Block. ``step``: bytes by which
     the committed part grows at least; by default as much again as is committed, from 4 MiB to 1 GiB. ``keep``:
     how many bytes of free memory that was touched are kept for the next block; what is beyond goes back to the
-    system, in large pieces; by default, and on a device, all is kept until ``trim``. ``quota``: bytes that there may be for blocks
-    at the most, of all its addresses, rounded down to whole pages; OverQuota where they do not do. ``zero``:
-    every block reads as zeros; fresh pages are not cleared for that.
+    system, in large pieces; by default, and on a device, all is kept until ``trim``. ``quota``: bytes that there
+    may be for blocks at the most, of all its addresses, rounded down to whole pages; OverQuota where they do not
+    do. ``zero``: every block reads as zeros; fresh pages are not cleared for that.
 
     To find mistakes: ``guard``, so many bytes after each block that fault at a touch (whole pages; every block
     gets pages of its own); ``hardened``: writes past the end of a block and after its end are noticed, freed

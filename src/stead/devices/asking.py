@@ -115,6 +115,26 @@ def _hinted(driver: CudaDriver, window: Range, size: int, unit: int) -> tuple[in
     return there, elsewhere
 
 
+def blocks(driver: CudaDriver, device: int) -> Answer:
+    """Once there is a context: are hints followed, or do holes in blocks that the driver has already go first?"""
+    unit, window = _unit(driver, device), this_process().windows[0]
+    driver.free_memory(device)  # which makes the context
+    alignment = followed_at(driver, unit, window)
+    found: Answer = {
+        "done": f"for each size up to {_TRIES} reservations at multiples of {format_size(alignment)}, each freed"
+    }
+    said = []
+    for size in dict.fromkeys((unit, alignment, 2 * alignment, 16 * alignment)):
+        there, elsewhere = _hinted(driver, window, size, alignment)
+        found[format_size(size)] = {
+            "exactly there": there,
+            "elsewhere": len(elsewhere),
+            "such as": elsewhere[:3],
+        }
+        said.append(f"{format_size(size)}: {there} of {there + len(elsewhere)}")
+    return found | {"answer": "exactly there, of " + ", of ".join(said)}
+
+
 def largest(driver: CudaDriver, device: int) -> Answer:
     """How large is the largest reservation?"""
     unit = _unit(driver, device)
@@ -319,8 +339,8 @@ def exported(driver: CudaDriver, device: int) -> Answer:
 QUESTIONS: dict[str, Callable[[CudaDriver, int], Answer]] = {
     each.__name__.replace("_", "-"): each
     for each in (
-        host_first, driver_first, hints, largest, granularity, contexts, pools, registered, pageable, host_located,
-        exported,
+        host_first, driver_first, hints, blocks, largest, granularity, contexts, pools, registered, pageable,
+        host_located, exported,
     )
 }  # fmt: skip
 

@@ -12,10 +12,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stead.devices.driver import Location
+from stead.devices.hints import followed_at
 from stead.errors import NoGap, Unsupported
 from stead.placement import MAX_ALIGNMENT, Placement
 from stead.ranges import Range, align_up
 from stead.sizes import format_size
+from stead.space.process import this_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,7 +72,8 @@ class DeviceConstraints:
     @classmethod
     def of(cls, driver: Driver, number: int) -> DeviceConstraints:
         """Those of a driver's device, for memory that it maps itself. A device that shares the addresses of its
-        process reaches all of them; its driver maps in multiples of the granularity, and recommends an alignment.
+        process reaches all of them; its driver maps in multiples of the granularity, and recommends an alignment
+        or follows hints at that alone.
 
         Raises ValueError where there is no such device, Unsupported where it has addresses of its own,
         DriverError.
@@ -86,12 +89,14 @@ class DeviceConstraints:
                 f"{facts.name}, which has addresses of its own",
             )
         here = Location("device", number)
+        granularity = driver.granularity(here)
+        followed = followed_at(driver, granularity, this_process().windows[0]) if facts.manages_addresses else 1
         return cls(
             f"{driver.name.lower().replace(' ', '-')}:{number}",
             driver.name,
             EVERYWHERE,
-            driver.granularity(here),
-            driver.granularity(here, recommended=True),
+            granularity,
+            max(driver.granularity(here, recommended=True), followed),
             f"the {driver.name} driver, of {facts.name}",
         )
 

@@ -2,7 +2,8 @@
 
 A driver takes an address as a hint. NVIDIA's 580 on an H100 rounds one up to the next 32 MiB, whatever the size
 and the alignment that is asked for, and so gives what was meant once in sixteen times where only the granularity
-of memory (2 MiB) is kept (docs/decisions/0016).
+of memory (2 MiB) is kept. What is left of blocks that it has already goes first: so the question is asked with
+more than that (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _TRIES = 8
 def followed_at(driver: Driver, granularity: int, window: Range) -> int:
     """Bytes, a power of two: ``driver`` follows hints in ``window`` that are multiples of it. The granularity
     where it does not tell: what it does is compared at each claim anyway."""
-    apart = 2 * _FARTHEST
+    apart = 8 * _FARTHEST
     for _ in range(_TRIES):
         base = random.randrange(-(-window.start // apart), window.stop // apart) * apart
         step = _goes_to(driver, granularity, base + granularity) - base
@@ -36,10 +37,10 @@ def followed_at(driver: Driver, granularity: int, window: Range) -> int:
     return granularity
 
 
-def _goes_to(driver: Driver, size: int, hint: int) -> int:
+def _goes_to(driver: Driver, granularity: int, hint: int) -> int:
     try:
-        got = driver.reserve(size, size, hint)
+        got = driver.reserve(_FARTHEST, granularity, hint)
     except DriverError:  # one that refuses what it cannot follow
         return 0
-    driver.free(got, size)
+    driver.free(got, _FARTHEST)
     return got

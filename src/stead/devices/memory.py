@@ -235,18 +235,21 @@ class Imported(DeviceBacking):
         return self.allowed
 
     def secure(self, driver: Driver, size: int) -> DeviceSource:
-        if size != len(self.exported) * self.piece:
-            raise ValueError(
-                f"size is {size}, and {len(self.exported)} pieces of {self.piece} bytes were exported"
-            )
+        exported, piece, origin = self.exported, self.piece, self.origin
+        if size != len(exported) * piece:
+            raise ValueError(f"size is {size}, and {len(exported)} pieces of {piece} bytes were exported")
 
         def adopt(number: int) -> int:
-            return driver.adopt(self.exported[number].fd, self.piece, self.location)
+            return driver.adopt(exported[number].fd, piece, origin)
 
-        handles = collect(driver, len(self.exported), adopt, self.piece, f"{self.location} of another process")
-        physical = Physical(driver, self.location, self.piece, handles, self.who, True)
-        physical.exported.update(enumerate(self.exported))
-        return DeviceSource(physical, self.piece)
+        physical = Physical(
+            driver, origin, piece, collect(driver, len(exported), adopt, piece, self), self.allowed, True
+        )
+        physical.exported.update(enumerate(exported))
+        return DeviceSource(physical, piece)
+
+    def __str__(self) -> str:
+        return f"{self.origin} of another process"
 
 
 def device_number(given: SupportsIndex, argument: str) -> int:

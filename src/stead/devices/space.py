@@ -3,7 +3,9 @@
 Under unified addressing a process and its devices have one set of addresses, so this space is the process's own:
 its identity is that of :func:`stead.this_process`, and what is claimed here is occupied there. What differs is who
 is asked. A driver takes an address as a hint (cuMemAddressReserve, CUDA driver API, "Virtual Memory Management"),
-so a claim is: ask, compare, give back what is elsewhere. Only memory that the driver makes can be behind it.
+so a claim is: ask, compare, give back what is elsewhere. It reserves whole blocks (of 32 MiB for an H100), and
+what is left of one goes to whoever asks next, whatever the hint: so whole blocks are asked for
+(docs/decisions/0016). Only memory that the driver makes can be behind it.
 
 Threads: every method is safe. Fork: no driver survives one; a child can release nothing and commit nothing here.
 """
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
     from stead.space.protocol import Access
 
 
+# What a driver may have left of blocks of its own is given out before it follows a hint; such holes are of the
+# size of a few blocks, each.
+_MOST_ASIDE = 64
+
+
 class DeviceSpace:
     """The space of this process through ``driver``; its granularity is the largest of its devices', its alignment
     the least at which the driver follows hints. One for each driver is enough: :class:`stead.CudaSpace` and its
@@ -63,7 +70,7 @@ class DeviceSpace:
         self._lock = threading.Lock()
         self._locked = _Locked(self)
         self._ended: deque[Range] = deque()  # of reservations that nobody has any more, to be released
-        self._held: ByAddress[Range] = ByAddress()  # the driver's reservations
+        self._held: ByAddress[Range] = ByAddress()  # what was claimed, at the driver's reservations
         self._mapped: ByAddress[Mapped] = ByAddress()
         self._away: list[Away] = []  # what is paused
         self._evaded: tuple[Range, int] | None = (
@@ -77,6 +84,11 @@ class DeviceSpace:
         return self._host.identity
 
     @cached_property
+    def uuids(self) -> tuple[tuple[int, str], ...]:
+        """Of the devices, by number."""
+        return tuple((each.number, each.uuid) for each in self.devices)
+
+    @cached_property
     def usable(self) -> Range:
         everything, unit = self._host.usable, self.alignment
         return Range(align_up(everything.start, unit), align_down(everything.stop, unit))
@@ -86,10 +98,18 @@ class DeviceSpace:
         return quiet_windows(self.usable, self.alignment)
 
     def outline(self, within: Range) -> Footprint:
-        return Footprint(self._host.outline(within).occupied, self.granularity)
+        return Footprint(self._blocks(self._host.outline(within).occupied), self.granularity)
 
     def footprint(self, within: Range) -> Footprint:
-        return Footprint(self._host.footprint(within).occupied | RangeSet(self._ours(within)), self.granularity)
+        occupied = self._host.footprint(within).occupied | RangeSet(self._ours(within))
+        return Footprint(self._blocks(occupied), self.granularity)
+
+    def _block(self, where: Range) -> Range:
+        """The driver's whole blocks that ``where`` takes."""
+        return Range(align_down(where.start, self.alignment), align_up(where.stop, self.alignment))
+
+    def _blocks(self, occupied: RangeSet) -> RangeSet:
+        return RangeSet(map(self._block, occupied))
 
     def _ours(self, where: Range) -> list[Range]:
         """What this process holds of ``where``, should a driver's reservations not be listed as its mappings."""
@@ -125,26 +145,43 @@ class DeviceSpace:
             raise LimitReached(f"cannot claim {where}: addresses end at {end:#x} here", "VA width")
         if where.start < self.usable.start:
             raise LimitReached(f"cannot claim {where}: addresses begin at {self.usable.start:#x}", "mmap_min_addr")
+        aside: list[Range] = []
+        claimed = False
         try:
-            got = self.driver.reserve(size, self.granularity, start)
-        except DriverError as error:
-            raise self._not_claimed(error, where) from error
-        if got == start:
-            with self._locked:
-                self._held.add(where, where)
-            return
-        self.evaded(where, Range.sized(got, size), keep)
-        raise Occupied(where)
+            claimed = self._claim(where, aside)
+        finally:
+            if keep is not None and not claimed:
+                keep += aside
+            else:
+                self.give_back(aside, where if claimed else None)
+        if not claimed:
+            raise Occupied(where)
 
-    def evaded(self, where: Range, elsewhere: Range, keep: list[Range] | None = None) -> None:
-        """The driver was asked for one and has reserved the other, which is given back, or goes to ``keep``."""
+    def _claim(self, where: Range, aside: list[Range]) -> bool:
+        """Ask until the driver goes there, which is at once, unless it has blocks that are not full: these go
+        first. What it gives is set ``aside``, so that they are full some time."""
+        block = self._block(where)
+        for _ in range(_MOST_ASIDE):
+            try:
+                got = self.driver.reserve(block.size, self.alignment, block.start)
+            except DriverError as error:
+                raise self._not_claimed(error, where) from error
+            if got == block.start:
+                with self._locked:
+                    self._held.add(block, where)
+                return True
+            aside.append(self.evaded(where, got))
+            if len(aside) == 1 and (self._host.obstacle(block) or self._ours(block)):
+                return False
+        return False
+
+    def evaded(self, where: Range, address: int) -> Range:
+        """The driver was asked for ``where`` and has reserved what is given back, which is ours to release."""
+        elsewhere = Range.sized(address, self._block(where).size)
         with self._locked:
             self._held.add(elsewhere, elsewhere)
-            self._evaded = (where, elsewhere.start)
-        if keep is not None:
-            keep.append(elsewhere)
-        else:
-            self._give_back(elsewhere)
+            self._evaded = (where, address)
+        return elsewhere
 
     def _not_claimed(self, error: DriverError, where: Range) -> Exception:
         if self._host.obstacle(where):
@@ -153,12 +190,25 @@ class DeviceSpace:
             return LimitReached(f"cannot claim {where}: {error}", f"{self.driver.name}'s addresses")
         return error
 
-    def _give_back(self, elsewhere: Range) -> None:
-        try:
-            self.release(elsewhere)
-        except AddressSpaceError as error:
-            text = f"{elsewhere}, which the driver gave instead, is still held"
-            raise RollbackFailed(text, [elsewhere]) from error
+    def give_back(self, aside: Sequence[Range], claimed: Range | None = None) -> None:
+        """What the driver gave instead. Raises RollbackFailed with what it does not take, and then gives
+        ``claimed`` back, too."""
+        left: list[Range] = []
+        cause = None
+        for each in aside:
+            try:
+                self.release(each)
+            except AddressSpaceError as error:
+                left, cause = [*left, each], error
+        if not left:
+            return
+        if claimed is not None:
+            try:
+                self.release(claimed)
+            except AddressSpaceError:
+                left.append(claimed)
+        text = f"{', '.join(map(str, left))}, which the driver gave instead, is still held"
+        raise RollbackFailed(text, left) from cause
 
     def release(self, where: Range) -> None:
         """Give back exactly one reservation, and whatever is mapped in it. Raises DriverError, and changes nothing
@@ -167,18 +217,19 @@ class DeviceSpace:
             self._release(where)
 
     def _release(self, where: Range) -> None:
-        if self._held.around(where) != where:
+        block = self._block(where)
+        if self._held.around(block) != where:
             raise ValueError(f"{where} is no reservation of {self!r}")
         mapped = self._mapped.overlapping(where)
         if mapped:
             self._wait_for(mapped)
             unmap_all(self.driver, mapped)
         try:
-            self.driver.free(where.start, where.size)
+            self.driver.free(block.start, block.size)
         except DriverError as error:
             map_again(self.driver, mapped, error)
             raise refused(error, f"giving back {where}") from error
-        self._held.remove(where)
+        self._held.remove(block)
         for each in mapped:
             self._mapped.remove(each.range)
             each.physical.release(each.first, each.count)
@@ -187,8 +238,9 @@ class DeviceSpace:
 
     def at_the_end(self, where: Range) -> _native.Finalizer | None:
         with self._locked:
-            if self._held.around(where) is None:  # claimed without a look at the tables here
-                self._held.add(where, where)
+            block = self._block(where)
+            if self._held.around(block) is None:  # claimed without a look at the tables here
+                self._held.add(block, where)
         return _native.Finalizer(DeviceSpace._end, self, where)
 
     def _end(self, where: Range) -> None:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stead.calling import Lent
-    from stead.devices.driver import DeviceFacts
     from stead.devices.mapped import Mapped
     from stead.ranges import Range
     from stead.space.protocol import Access
@@ -39,10 +38,19 @@ class SentMemory:
         """Bytes of it."""
         return self.range.size
 
-    def receive(self, devices: Iterable[DeviceFacts], lent: Lent) -> Imported:
-        """The same memory, as a backing: its descriptors are the next of ``lent``. Raises PeerFailed where the
-        sender has it no more, or is gone; Unsupported where this process does not see the device that it is on."""
-        numbers = {each.uuid: each.number for each in devices}
+    def receive(self, uuids: tuple[tuple[int, str], ...], lent: Lent) -> Imported:
+        """The same memory, as a backing: its descriptors are the next of ``lent``. ``uuids``: of the devices here.
+        Raises PeerFailed where the sender has it no more, or is gone; Unsupported where this process does not see
+        the device that it is on."""
+        location, who = self.location, self.who
+        if uuids != self.uuids:
+            location, who = self._translated(uuids)
+        exported = tuple([Exported(lent.take(), token) for token in self.tokens])
+        return Imported(exported, self.piece, location, who)
+
+    def _translated(self, uuids: tuple[tuple[int, str], ...]) -> tuple[Location, tuple[Location, ...]]:
+        """Where it is, and who may access it, by the numbers of the devices here."""
+        numbers = {uuid: number for number, uuid in uuids}
         here = {there: numbers[uuid] for there, uuid in self.uuids if uuid in numbers}
 
         def translated(location: Location) -> Location | None:
@@ -58,8 +66,7 @@ class SentMemory:
             raise Unsupported(
                 f"receiving memory of {self.location}", f"that device here: {uuid}", f"devices {seen}"
             )
-        exported = tuple(Exported(lent.take(), token) for token in self.tokens)
-        return Imported(exported, self.piece, location, who)
+        return location, who
 
     def is_mapped(self, here: Iterable[Mapped]) -> bool:
         """Whether just this memory is what is mapped in its range."""
@@ -76,7 +83,7 @@ class SentMemory:
         return start == self.range.start and tokens == list(self.tokens)
 
 
-def send(mapped: Mapped, devices: Iterable[DeviceFacts], access: Access | None) -> SentMemory:
+def send(mapped: Mapped, uuids: tuple[tuple[int, str], ...], access: Access | None) -> SentMemory:
     """Let other processes have it, for as long as it is mapped here. Raises Unsupported where it was not made for
     that, or no door can be opened; DriverError."""
     physical = mapped.physical
@@ -94,6 +101,5 @@ def send(mapped: Mapped, devices: Iterable[DeviceFacts], access: Access | None) 
     for each in exported:
         door.lend(each.token, each)
     tokens = tuple(each.token for each in exported)
-    uuids = tuple((each.number, each.uuid) for each in devices)
     allowed = mapped.access if access is None or mapped.access == "none" else access
     return SentMemory(mapped.range, tokens, physical.piece, physical.location, physical.who, allowed, uuids)

@@ -19,7 +19,6 @@ from stead import _native
 from stead.backing import Anonymous, Sparse, check_name
 from stead.claiming import claim_exactly, reserve
 from stead.errors import PeerFailed
-from stead.placement import Placement
 from stead.ranges import Range, align_up
 from stead.reservation import Reservation
 from stead.securing import PAGE, PUNCH_HOLE, allocate, extend, sparse_memory
@@ -128,7 +127,7 @@ def attach(
     tables = _check_control(control_fd, identity, where, sender)
     _check_sealed(data_fd, where.size, "data", sender)
     space = this_process()
-    claim_exactly(space, where, Placement(where.size, space.usable, prefer="low"))
+    claim_exactly(space, where, where.size)
     data = Reservation(space, where, where, name)
     try:
         return _mapped(identity, access, control_fd, data_fd, data, tables)

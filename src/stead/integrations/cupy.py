@@ -1,10 +1,8 @@
 """CuPy's arrays in a device's arena.
 
-    arena = stead.Arena("1 GiB", backing=stead.DeviceMemory(0))
-    with stead.integrations.cupy.allocating_in(arena):
-        x = cupy.zeros(1_000_000)           # in the arena; arrays outlive the context, and keep the arena alive
-
-Not run on a GPU yet.
+arena = stead.Arena("1 GiB", backing=stead.DeviceMemory(0))
+with stead.integrations.cupy.allocating_in(arena):
+    x = cupy.zeros(1_000_000)           # in the arena; arrays outlive the context, and keep the arena alive
 """
 
 from __future__ import annotations

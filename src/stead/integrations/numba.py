@@ -3,7 +3,7 @@
     numba.cuda.set_memory_manager(stead.integrations.numba.memory_manager(arena))
 
 before anything of Numba's is on the device: all device arrays of the process, one arena for each device.
-https://nvidia.github.io/numba-cuda/user/external-memory.html, interface version 1. Not run on a GPU yet.
+https://nvidia.github.io/numba-cuda/user/external-memory.html, interface version 1.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ into tensors by its own rules, and gives a segment back when it empties the pool
 they are called for every tensor of the process.
 
 A free waits for nothing: the block is nobody else's before the stream that it names has done what it has to do.
-Not run on a GPU yet: the C functions are tested on this host's memory, the rest against PyTorch's documentation.
 """
 
 from __future__ import annotations
