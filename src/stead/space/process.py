@@ -72,7 +72,7 @@ class ProcessSpace:
         return self._kernel.claim if self.manner is Manner.EXACT else self._kernel.hint
 
     def outline(self, within: Range) -> Footprint:
-        if any(window.contains(within) for window in self.windows[:-1]):
+        if within in self.windows[:-1]:
             return self._empty  # the quiet windows are far from stack and heap
         outside = [(0, self.usable.start), (self.usable.stop, max(within.stop, self.usable.stop))]
         if self._kernel.sanitizer == "thread":
