@@ -467,6 +467,15 @@ int stead_arena_checkout(stead_arena *a, uint64_t least, stead_run *run)
     return head != NONE;
 }
 
+void stead_arena_split(stead_arena *a, uint32_t head, uint32_t units)
+{
+    runs_enter(a);
+    uint64_t e = a->ent[head], flags = (uint32_t)e;
+    ent_store(a, head + units, flags | (uint64_t)(length_of(e) - units) << 32);
+    ent_store(a, head, flags | (uint64_t)units << 32); /* the commit */
+    runs_leave(a);
+}
+
 void stead_arena_checkin(stead_arena *a, const stead_run *run, int zero)
 {
     runs_enter(a);

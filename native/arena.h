@@ -107,6 +107,8 @@ typedef struct {
 } stead_run;
 int stead_arena_checkout(stead_arena *arena, uint64_t least, stead_run *run);
 void stead_arena_checkin(stead_arena *arena, const stead_run *run, int zero);
+/* What is out from the unit `head` on is two runs now, the first of `units` units, to be put back one by one. */
+void stead_arena_split(stead_arena *arena, uint32_t head, uint32_t units);
 
 /* Give spans without a live block back to the runs. */
 void stead_arena_purge(stead_arena *arena);

@@ -367,6 +367,15 @@ static PyObject *arena_checkin(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *arena_split(PyObject *object, PyObject *args)
+{
+    unsigned head, units;
+    if (!alive((Arena *)object) || !PyArg_ParseTuple(args, "II:_split", &head, &units))
+        return NULL;
+    stead_arena_split(((Arena *)object)->arena, head, units);
+    Py_RETURN_NONE;
+}
+
 static PyObject *class_statistics(const stead_class_statistics *s, uint64_t size)
 {
     return Py_BuildValue("KKKKK", (unsigned long long)size, (unsigned long long)s->blocks,
@@ -545,6 +554,7 @@ static PyMethodDef arena_methods[] = {
     {"_purge", arena_purge, METH_NOARGS, "_purge()"},
     {"_checkout", arena_checkout, METH_O, "_checkout(least): (head, units, from, to), or None"},
     {"_checkin", arena_checkin, METH_VARARGS, "_checkin(head, units, zero)"},
+    {"_split", arena_split, METH_VARARGS, "_split(head, units): what is out from head on is two runs, the first of so many"},
     {"_statistics", arena_statistics, METH_NOARGS, "_statistics(): numbers as in stead_statistics"},
     {"_header", arena_header, METH_NOARGS, "_header(): the start of the tables, as bytes"},
     {"_adopt", arena_adopt, METH_O, "_adopt(header): a code; the tables are another arena's now"},

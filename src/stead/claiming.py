@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
@@ -36,12 +36,15 @@ from stead.snapshot import SHARED_PREFIX
 from stead.space.process import ProcessSpace, this_process
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stead.agreement import Exchange
     from stead.devices.sharing import Sharing
     from stead.placement import Footprint
     from stead.space.protocol import AddressSpace, MemorySpace
+
+    # Of an address and a size: None where they cannot be had, where a driver went elsewhere the address.
+    Claim = Callable[[int, int], Reservation | int | None]
 
 # Claims in one window before we say that it is contended. Each loss is followed by a look and a choice
 # that differs, so only a storm of other threads gets this far.
@@ -158,9 +161,11 @@ def reserve(
     if seed is None:
         draw = next(_draws)
         if quick is not None and together is None:
-            first, step, total, bytes_held = quick
-            reservation = _claim_quickly(space, first + draw % total * step, bytes_held)
-            if reservation is not None:
+            first, step, total, bytes_held, claim = quick
+            reservation = claim(first + draw % total * step, bytes_held)
+            if isinstance(reservation, int):
+                _evaded(space, first + draw % total * step, bytes_held, reservation)
+            elif reservation is not None:
                 if name is not None:
                     reservation.name = name
                     return _named(reservation)
@@ -185,23 +190,28 @@ def reserve(
     return _named(Reservation(space, where, outer, name))
 
 
-def _claim_quickly(space: MemorySpace, address: int, size: int) -> Reservation | None:
-    """Claim before anybody looks: None where the place cannot be had. In this process, in a quiet window."""
+def _quick_claim(space: MemorySpace) -> Claim:
+    """How to claim in this process, in a quiet window, before anybody looks."""
     if not isinstance(space, DeviceSpace):
-        return claim_here(space, address, size)
-    functions = space.driver.functions
-    if functions is not None:
-        found = claim_driven(space, *functions, space.alignment, address, size)
-        if not isinstance(found, int):
-            return found
-        space.give_back([space.evaded(Range.sized(address, size), found)])
-        return None
+        return partial(claim_here, space)
+    if space.driver.functions is None:
+        return partial(_claim_through, space)
+    return partial(claim_driven, space, *space.driver.functions, space.alignment)
+
+
+def _claim_through(space: DeviceSpace, address: int, size: int) -> Reservation | None:
     where = Range.sized(address, size)
     try:
         space.reserve_at(where)
     except Occupied:
         return None
     return Reservation(space, where, where)
+
+
+def _evaded(space: MemorySpace, address: int, size: int, instead: int) -> None:
+    """The driver went elsewhere."""
+    assert isinstance(space, DeviceSpace)
+    space.give_back([space.evaded(Range.sized(address, size), instead)])
 
 
 def _sorted_out(
@@ -261,12 +271,14 @@ def _tell(reservation: Reservation) -> None:
 
 
 class Quick(NamedTuple):
-    """Where a claim in this process needs no look and no choice: one of ``total`` places, ``step`` bytes apart."""
+    """Where a claim in this process needs no look and no choice: one of ``total`` places, ``step`` bytes apart; and
+    how it is made there."""
 
     first: int
     step: int
     total: int
     size: int
+    claim: Claim
 
 
 class Plan(NamedTuple):
@@ -323,6 +335,9 @@ def _plan_driven(
     return _quickly(plan(space, size, within, align, guard, prefer))
 
 
+os.register_at_fork(after_in_child=_plan_driven.cache_clear)  # no driver survives a fork, nor its functions
+
+
 def _quickly(planned: Plan) -> Plan:
     """With a quick way, if there is one: elsewhere than in a quiet window, what must be kept clear changes."""
     placement = planned.wanted[0]
@@ -333,7 +348,7 @@ def _quickly(planned: Plan) -> Plan:
     if not slots.total:
         return planned
     [(first, total)] = slots.runs
-    return planned._replace(quick=Quick(first, slots.step, total, slots.size))
+    return planned._replace(quick=Quick(first, slots.step, total, slots.size, _quick_claim(planned.space)))
 
 
 def _seeded(wanted: Sequence[Placement], seed: int) -> tuple[Placement, ...]:
@@ -461,9 +476,11 @@ def claim_sent(space: ProcessSpace | DeviceSpace, outer: Range) -> Reservation:
     """Claim ``outer``, where it is in another process. Raises what :func:`claim_exactly` does."""
     quiet = any(window.contains(outer) for window in space.windows[:-1])
     if quiet and (isinstance(space, DeviceSpace) or space.manner is Manner.EXACT):
-        found = _claim_quickly(space, outer.start, outer.size)
-        if found is not None:
+        found = _quick_claim(space)(outer.start, outer.size)
+        if isinstance(found, Reservation):
             return found
+        if found is not None:
+            _evaded(space, outer.start, outer.size, found)
     claim_exactly(space, outer, outer.size)
     return Reservation(space, outer, outer)
 

@@ -30,11 +30,12 @@ class Part(NamedTuple):
 
     def piece(self, where: Range) -> Part:
         """The part of this one inside ``where``."""
-        if where.contains(self.range):
+        start, stop = self.range
+        if where.start <= start and stop <= where.stop:
             return self
         inside = self.range.intersection(where)
         assert inside is not None
-        skipped = inside.start - self.range.start
+        skipped = inside.start - start
         source = self.source
         if source.fd >= 0 and skipped:
             source = replace(source, offset=source.offset + skipped)
@@ -87,7 +88,12 @@ class PartTable:
         at = self._slice(part.range)
         for there in self._parts[at]:
             return there
-        self._replace(at, [part])
+        self._starts.insert(at.start, part.range.start)
+        try:
+            self._parts.insert(at.start, part)
+        except MemoryError:
+            del self._starts[at.start]
+            raise
         return None
 
     def put(self, part: Part) -> None:
@@ -101,8 +107,11 @@ class PartTable:
         at = self._slice(where)
         found = self._parts[at]
         taken = [each.piece(where) for each in found]
-        below, above = ([], []) if taken == found else self._edges(where, at)
-        self._replace(at, [*below, *above])
+        if taken == found:
+            del self._parts[at], self._starts[at]
+        else:
+            below, above = self._edges(where, at)
+            self._replace(at, [*below, *above])
         return taken
 
     def _replace(self, at: slice, parts: list[Part]) -> None:

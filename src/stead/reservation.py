@@ -219,7 +219,7 @@ class Reservation(_native.Hold):
         except BaseException:
             self._parts.cut(part.range)
             raise
-        if part.source.fd < 0:
+        if self.name is not None and part.source.fd < 0:
             self._rename(part.range)
         self.generation += 1
 

@@ -284,6 +284,36 @@ static void test_what_is_zero_is_known_until_it_is_handed_out_and_again_when_giv
     drop(&t);
 }
 
+static void test_a_run_that_is_out_is_put_back_in_parts(void)
+{
+    enum { UNITS = MIB / STEAD_UNIT };
+    tabled_arena t = make(MIB, 0);
+    stead_block block, blocks[2];
+    stead_run run;
+    stead_statistics found;
+    EQUAL(stead_arena_take(t.arena, MIB, 1, STEAD_HOLD, &block), STEAD_DONE);
+    EQUAL(stead_arena_give(t.arena, block.node), STEAD_DONE);
+    EQUAL(stead_arena_checkout(t.arena, MIB, &run), 1);
+    stead_arena_split(t.arena, run.head, UNITS / 4);
+    stead_arena_split(t.arena, run.head + UNITS / 4, UNITS / 4);
+    stead_arena_checkin(t.arena, &(stead_run){.head = run.head, .units = UNITS / 4}, 0);
+    stead_arena_checkin(t.arena, &(stead_run){.head = run.head + UNITS / 2, .units = UNITS / 2}, 0);
+    EQUAL(wrong(&t) == NULL, 1);
+    stead_arena_statistics(t.arena, &found);
+    EQUAL(found.runs, 2);
+    EQUAL(stead_arena_take(t.arena, MIB / 2, 1, STEAD_HOLD, &blocks[0]), STEAD_DONE);
+    EQUAL(blocks[0].address, BASE + MIB / 2);
+    EQUAL(stead_arena_take(t.arena, MIB / 4, 1, STEAD_HOLD, &blocks[1]), STEAD_DONE);
+    EQUAL(blocks[1].address, BASE);
+    EQUAL(stead_arena_take(t.arena, 1, 1, STEAD_LAST, &block), STEAD_NO_SPACE); /* the second quarter is out */
+    for (int i = 0; i < 2; i++)
+        EQUAL(stead_arena_give(t.arena, blocks[i].node), STEAD_DONE);
+    stead_arena_checkin(t.arena, &(stead_run){.head = run.head + UNITS / 4, .units = UNITS / 4}, 0);
+    EQUAL(wrong(&t) == NULL, 1);
+    EQUAL(stead_arena_take(t.arena, MIB, 1, STEAD_HOLD, &block), STEAD_DONE); /* it is one again */
+    drop(&t);
+}
+
 /* ---- streams ---- */
 
 static void run_seed(uint64_t seed, int trace)
@@ -351,6 +381,7 @@ int main(int count, char **arguments)
     test_every_alignment_up_to_the_whole_arena();
     test_a_block_ends_where_its_guard_begins();
     test_what_is_zero_is_known_until_it_is_handed_out_and_again_when_given_back();
+    test_a_run_that_is_out_is_put_back_in_parts();
     const char *from = getenv("STEAD_SEED");
     uint64_t first = from ? strtoull(from, NULL, 0) : 1;
     for (uint64_t seed = first; seed < first + SEEDS; seed++)

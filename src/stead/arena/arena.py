@@ -59,9 +59,9 @@ class Arena(_native.Arena):
     addresses whose memory must not be touched: then there is ``allocate`` and no Block. ``step``: bytes by which
     the committed part grows at least; by default as much again as is committed, from 4 MiB to 1 GiB. ``keep``:
     how many bytes of free memory that was touched are kept for the next block; what is beyond goes back to the
-    system, in large pieces; by default all is kept until ``trim``. ``quota``: bytes that there may be for blocks
-    at the most, of all its addresses, rounded down to whole pages; OverQuota where they do not do. ``zero``:
-    every block reads as zeros; fresh pages are not cleared for that.
+    system, in large pieces; by default, and on a device, all is kept until ``trim``. ``quota``: bytes that there
+    may be for blocks at the most, of all its addresses, rounded down to whole pages; OverQuota where they do not
+    do. ``zero``: every block reads as zeros; fresh pages are not cleared for that.
 
     To find mistakes: ``guard``, so many bytes after each block that fault at a touch (whole pages; every block
     gets pages of its own); ``hardened``: writes past the end of a block and after its end are noticed, freed
@@ -129,7 +129,8 @@ class Arena(_native.Arena):
         if guards or hardened:
             self._care = Care(self, hardened, guard_size(guards))
             self._careful = True
-        if self._policy[1] is not None:
+        # A device is waited for before its memory goes: not in the middle of a free.
+        if self._policy[1] is not None and not isinstance(found, OfDevice):
             self._trim_at = max(self._policy[1], PIECE)
         if found.at_once:
             try:
@@ -276,12 +277,16 @@ class Arena(_native.Arena):
         """Give free memory that was touched back to the system, all but ``keep`` bytes: the bytes given back.
 
         The addresses stay the arena's. What shared memory gives back is no longer secured: see
-        Reservation.discard.
+        Reservation.discard. A device's memory goes back to its driver in whole pieces of its backing, when the
+        device has done all that it was given, and comes back as the arena grows; what has no ``piece=``, or is
+        ``shareable``, stays.
+        Raises DriverError, Paused, BufferError there, and then the rest is as it was.
         """
         left = parse_at_least(keep, "keep", 0)
         self._live_source()
         if self._care:
             self._care.flush(self)
+        self._settle()
         self._purge()
         return self._give_back(left, UNIT)
 
@@ -294,9 +299,12 @@ class Arena(_native.Arena):
         else:
             blocks = bytes_ = 0
         size, committed, used, live, largest, runs, high_water, dirty, classes = self._statistics()
-        if not source.touchable:
-            dirty = 0
-            committed = committed if isinstance(source, OfDevice) else 0
+        if isinstance(source, OfDevice):
+            committed -= source.holes.size
+            largest = max(largest, source.holes.largest)
+            dirty = dirty if source.holes.piece else 0
+        elif not source.touchable:
+            dirty = committed = 0
         return ArenaStatistics(
             size, committed, used - bytes_, live - blocks, largest, runs, high_water,
             dirty, tuple(SizeClass(*each) for each in classes),
@@ -427,20 +435,22 @@ class Arena(_native.Arena):
 
     def _grow(self, size: int, alignment: int) -> bool:
         """More units, so that this fits: whether there is something new to look at."""
-        before = self._units
         if self._settle():
             return True
         with table_lock:
+            before = self._committed
             rest = self._max_units - self._units
             missing = self._shortfall(size, alignment)
             if missing > rest:
                 self._purge()
                 missing = self._shortfall(size, alignment)
             # Nothing is committed for what will not fit; but a small block may fit in whatever is left.
-            if not rest or not missing or (missing > rest and size > _SMALL):
-                return False
+            fits = bool(rest and missing) and (missing <= rest or size <= _SMALL)
             try:
-                self._add(min(missing, rest))
+                if not self._fill_hole(size, alignment, alone=fits):
+                    if not fits:
+                        return False
+                    self._add(min(missing, rest))
             except LimitReached as error:
                 raise OutOfSpace(
                     f"size is {size} bytes, and {self!r} cannot grow: {error}",
@@ -452,24 +462,45 @@ class Arena(_native.Arena):
 
     def _lengthen(self, missing: int) -> None:
         """So many units more, if they can be had: the last block wants to grow."""
-        before = self._units
         with table_lock:
+            before = self._committed
             if missing <= self._max_units - self._units:
                 self._add(missing)
         if events.listeners:
             self._tell_growth(before)
 
+    def _fill_hole(self, size: int, alignment: int, *, alone: bool) -> bool:
+        """Memory again where a device's was given back: whether there is more now. In a hole that has room for the
+        block by itself; unless ``alone``, in any, where all that is free might have room for it together."""
+        source = self._source
+        if not isinstance(source, OfDevice) or not source.holes.size:
+            return False
+        needed = size + (alignment if alignment > UNIT else 0)
+        if source.holes.fill(self, needed, self._step(), source.commit):
+            return True
+        together = size <= source.holes.size + self._dirty
+        return not alone and together and source.holes.fill(self, 1, source.holes.largest, source.commit)
+
+    @property
+    def _committed(self) -> int:
+        """Bytes that have memory behind them."""
+        holes = self._source.holes.size if isinstance(self._source, OfDevice) else 0
+        return self._units * UNIT - holes
+
     def _tell_growth(self, before: int) -> None:
-        if self._units > before and self._source:
-            sizes = {"before": before * UNIT, "after": self._units * UNIT}
-            events.emit("growth", of="arena", name=self.name, range=self._source.where, **sizes)
+        if self._source and (after := self._committed) > before:
+            where = self._source.where
+            events.emit("growth", of="arena", name=self.name, range=where, before=before, after=after)
+
+    def _step(self) -> int:
+        """Bytes to grow by."""
+        return self._policy[0] or min(max(self._committed, _LEAST_STEP), _LARGEST_STEP)
 
     def _add(self, least: int) -> None:
         """At least so many units more, by the step where memory allows it. Under the lock."""
         source = self._live_source()
         have = self._units
-        step = self._policy[0] or min(max(have * UNIT, _LEAST_STEP), _LARGEST_STEP)
-        wanted = max(least * UNIT, step)
+        wanted = max(least * UNIT, self._step())
         try:
             self._commit(source, have, wanted)
         except LimitReached:
@@ -488,14 +519,18 @@ class Arena(_native.Arena):
         """Memory for ``least`` bytes of blocks besides those there are, None: for all it may have; for callers
         under whose locks it cannot grow. Raises LimitReached, ValueError where it may not have so much."""
         with table_lock:
-            found = self._statistics()
-            rest = self._max_units - self._units
-            missing = rest if least is None else -(-max(least - (found[1] - found[2]), 0) // UNIT)
+            used = self._statistics()[2]
+            rest = self._max_units * UNIT - self._committed
+            missing = rest if least is None else max(least - (self._committed - used), 0)
             if missing > rest:
-                most = format_size(self._max_units * UNIT - found[2])
+                most = format_size(self._max_units * UNIT - used)
                 raise ValueError(f"ahead is {least}, and {self!r} may have {most} more at the most")
-            if missing:
-                self._add(missing)
+            wanted = self._committed + missing
+            if isinstance(source := self._live_source(), OfDevice):
+                while missing > 0 and source.holes.fill(self, 1, missing, source.commit):
+                    missing = wanted - self._committed
+            if missing > 0:
+                self._add(-(-missing // UNIT))
 
     # ---- trimming ----
 
@@ -507,9 +542,11 @@ class Arena(_native.Arena):
 
     def _give_back(self, keep: int, least: int) -> int:
         source = self._live_source()
-        if not source.touchable:
-            return 0
         with table_lock:  # who finds no space meanwhile waits here, and then finds what comes back
+            if isinstance(source, OfDevice):
+                return source.holes.give_back(self, keep, source.drop)
+            if not source.touchable:
+                return 0
             return give_back(self, keep, least, source.granularity, source.discard)
 
 

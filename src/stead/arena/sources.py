@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
 from stead import _native
+from stead.arena.holes import Holes
 from stead.backing import ANONYMOUS, Anonymous, as_backing
 from stead.devices.memory import DeviceBacking, DeviceMemory
 from stead.devices.space import DeviceSpace
@@ -233,6 +234,8 @@ class OfDevice(Committed):
         self._fresh = False
         self._views = []
         self.granularity = reservation.space.granularity if backing.piece is None else backing.piece
+        # Others that were given a piece would go on with it, and find the next one's blocks in it.
+        self.holes = Holes(None if backing.shareable else backing.piece)
         self.driver: Driver = reservation.space.driver  # type: ignore[attr-defined]  # a DeviceSpace's
         self.device = backing.device
         self._claim(reservation)
@@ -249,6 +252,10 @@ class OfDevice(Committed):
             )
             self._reservation.commit(offset + size - rest, rest, backing=last)
         return False
+
+    def drop(self, offset: int, size: int) -> None:
+        """Give the memory of whole pieces back."""
+        self._reservation.decommit(offset, size)
 
 
 def in_reservation(reservation: Reservation, backing: type_of_backing, own: bool) -> Source:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from stead.ranges import Range
 
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from stead.space.protocol import Access
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
+class Mapped(NamedTuple):
     """Pieces of physical memory, one behind the other at ``range``, from number ``first`` on."""
 
     range: Range
@@ -25,17 +23,18 @@ class Mapped:
     access: Access
 
     @property
-    def count(self) -> int:
+    def pieces(self) -> int:
         return self.range.size // self.physical.piece
 
     def cut(self, where: Range) -> Mapped:
         """The pieces inside ``where``, whose edges are edges of pieces."""
-        if where.contains(self.range):
+        start, stop = self.range
+        if where.start <= start and stop <= where.stop:
             return self
         inside = self.range.intersection(where)
         assert inside is not None
         piece = self.physical.piece
-        skipped, rest = divmod(inside.start - self.range.start, piece)
+        skipped, rest = divmod(inside.start - start, piece)
         if rest or inside.size % piece:
             raise ValueError(f"cannot cut {self.range} at {inside}: it is made of pieces of {piece} bytes")
         return Mapped(inside, self.physical, self.first + skipped, self.access)

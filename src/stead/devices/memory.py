@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.door import TOKEN
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 class Physical:
     """Physical memory in equal pieces, each a handle of the driver's: all of them, or none. What is not released
-    goes with the last reference."""
+    goes with the last reference. It is the source of a part of a reservation, which has no file."""
+
+    fd, offset = -1, 0
 
     def __init__(
         self, driver: Driver, location: Location, piece: int, handles: Sequence[int], who: tuple[Location, ...],
@@ -37,6 +39,11 @@ class Physical:
         # At exit the driver ends with the process, and takes everything with it.
         if self.handles and not at_exit():
             _release_all(self.driver, self.handles)
+
+    @property
+    def granularity(self) -> int:
+        """Bytes: it can be cut there."""
+        return self.piece
 
     @property
     def size(self) -> int:
@@ -77,15 +84,6 @@ def _release_all(driver: Driver, handles: dict[int, int]) -> None:
             return  # the driver is going down, or a forked child has no say in it
 
 
-class DeviceSource(NamedTuple):
-    """Memory that is secured, on its way to its place. ``granularity``: bytes of a piece; it can be cut there."""
-
-    physical: Physical
-    granularity: int
-    fd: int = -1
-    offset: int = 0
-
-
 class DeviceBacking:
     """Backings that a device's driver makes. Subclasses are dataclasses with ``location`` and ``who``."""
 
@@ -103,10 +101,10 @@ class DeviceBacking:
         """Who may access it."""
         raise NotImplementedError
 
-    def discard(self, source: DeviceSource, size: int) -> int | None:
+    def discard(self, source: Physical, size: int) -> int | None:
         raise Unsupported("discarding a device's memory", "memory whose pages the host's kernel drops", repr(self))
 
-    def secure(self, driver: Driver, size: int) -> DeviceSource:
+    def secure(self, driver: Driver, size: int) -> Physical:
         """Create ``size`` bytes, rounded up to whole pieces. Raises LimitReached, Unsupported, ValueError."""
         where = self.location
         granule = driver.granularity(where)
@@ -114,7 +112,7 @@ class DeviceBacking:
         if piece % granule:
             raise ValueError(f"piece is {piece}, must be a multiple of {format_size(granule)} for {where}")
         handles = create(driver, -(-size // piece), piece, where, self.shareable)
-        return DeviceSource(Physical(driver, where, piece, handles, self.who, self.shareable), piece)
+        return Physical(driver, where, piece, handles, self.who, self.shareable)
 
 
 def create(driver: Driver, count: int, piece: int, where: Location, shareable: bool) -> list[int]:
@@ -234,7 +232,7 @@ class Imported(DeviceBacking):
     def who(self) -> tuple[Location, ...]:
         return self.allowed
 
-    def secure(self, driver: Driver, size: int) -> DeviceSource:
+    def secure(self, driver: Driver, size: int) -> Physical:
         exported, piece, origin = self.exported, self.piece, self.origin
         if size != len(exported) * piece:
             raise ValueError(f"size is {size}, and {len(exported)} pieces of {piece} bytes were exported")
@@ -246,7 +244,7 @@ class Imported(DeviceBacking):
             driver, origin, piece, collect(driver, len(exported), adopt, piece, self), self.allowed, True
         )
         physical.exported.update(enumerate(exported))
-        return DeviceSource(physical, piece)
+        return physical
 
     def __str__(self) -> str:
         return f"{self.origin} of another process"

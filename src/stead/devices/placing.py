@@ -108,7 +108,7 @@ def take_away(driver: Driver, mapped: Sequence[Mapped], keep: bool) -> list[Away
     away = [Away(each, _saved(driver, each) if keep else None) for each in mapped]
     unmap_all(driver, mapped)
     for each in mapped:
-        each.physical.release(each.first, each.count)
+        each.physical.release(each.first, each.pieces)
     return away
 
 
@@ -148,7 +148,7 @@ def bring_back(driver: Driver, away: Sequence[Away]) -> None:
     try:
         for each in away:
             physical = each.mapped.physical
-            handles = create(driver, each.mapped.count, physical.piece, physical.location, physical.shareable)
+            handles = create(driver, each.mapped.pieces, physical.piece, physical.location, physical.shareable)
             physical.handles.update(enumerate(handles, each.mapped.first))
             created.append(each.mapped)
         map_all(driver, created)
@@ -161,7 +161,7 @@ def bring_back(driver: Driver, away: Sequence[Away]) -> None:
         if placed:
             _unmap_all(driver, [each.range for each in created], error)
         for mapped in created:
-            mapped.physical.release(mapped.first, mapped.count)
+            mapped.physical.release(mapped.first, mapped.pieces)
         if isinstance(error, DriverError):
             raise refused(error, "the contents of what was paused") from error
         raise

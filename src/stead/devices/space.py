@@ -24,7 +24,7 @@ from stead import _native, ledger
 from stead.devices.driver import DriverError, Location, Meaning
 from stead.devices.hints import followed_at
 from stead.devices.mapped import ByAddress, Mapped
-from stead.devices.memory import DeviceBacking, DeviceSource, refused
+from stead.devices.memory import DeviceBacking, Physical, refused
 from stead.devices.placing import ACCESS, Away, bring_back, map_again, map_all, take_away, unmap_all
 from stead.devices.view import DeviceView
 from stead.errors import AddressSpaceError, LimitReached, Obstacle, Occupied, Paused, RollbackFailed, Unsupported
@@ -232,7 +232,7 @@ class DeviceSpace:
         self._held.remove(block)
         for each in mapped:
             self._mapped.remove(each.range)
-            each.physical.release(each.first, each.count)
+            each.physical.release(each.first, each.pieces)
         if self._away:
             self._away = [each for each in self._away if not where.contains(each.mapped.range)]
 
@@ -265,17 +265,16 @@ class DeviceSpace:
 
     # ---- memory ----
 
-    def secure(self, backing: Backing | DeviceBacking | None, size: int, writable: bool) -> DeviceSource:
+    def secure(self, backing: Backing | DeviceBacking | None, size: int, writable: bool) -> Physical:
         """Memory for a commit. Raises LimitReached, Unsupported, ValueError."""
         if not isinstance(backing, DeviceBacking):
             wants = "memory that the driver makes: stead.DeviceMemory or stead.HostMemory"
             raise Unsupported(f"committing in {self!r}", wants, "no backing" if backing is None else repr(backing))
         return backing.secure(self.driver, size)
 
-    def commit(self, where: Range, source: DeviceSource, access: Access) -> None:
+    def commit(self, where: Range, physical: Physical, access: Access) -> None:
         if access not in ACCESS:
             _allowed(access)
-        physical = source.physical
         if where.start % self.granularity:
             raise ValueError(f"address is {where.start:#x}, must be a multiple of {self.granularity:#x}")
         if where.size != physical.size:
@@ -289,8 +288,8 @@ class DeviceSpace:
             try:
                 map_all(self.driver, [mapped])
             except BaseException:
-                # Not when the source goes: the exception that is on its way keeps it.
-                physical.release(0, mapped.count)
+                # Not when it goes: the exception that is on its way keeps it.
+                physical.release(0, mapped.pieces)
                 raise
             self._mapped.add(where, mapped)
 
@@ -303,7 +302,7 @@ class DeviceSpace:
             unmap_all(self.driver, inside)
             for whole, part in zip(found, inside, strict=True):
                 self._replace(whole, part)
-                part.physical.release(part.first, part.count)
+                part.physical.release(part.first, part.pieces)
         return True
 
     def _replace(self, whole: Mapped, gone: Mapped, *instead: Mapped) -> None:

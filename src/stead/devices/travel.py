@@ -77,7 +77,7 @@ class SentMemory:
         tokens = [
             each.physical.exported[number].token if number in each.physical.exported else None
             for each in found
-            for number in range(each.first, each.first + each.count)
+            for number in range(each.first, each.first + each.pieces)
         ]
         start = found[0].range.start if found else None
         return start == self.range.start and tokens == list(self.tokens)
@@ -94,7 +94,7 @@ def send(mapped: Mapped, uuids: tuple[tuple[int, str], ...], access: Access | No
             "memory that was not",
         )
     try:
-        exported = [physical.export(number) for number in range(mapped.first, mapped.first + mapped.count)]
+        exported = [physical.export(number) for number in range(mapped.first, mapped.first + mapped.pieces)]
     except DriverError as error:
         raise refused(error, f"sending {mapped.range}") from error
     door = open_door()
