@@ -271,8 +271,8 @@ def _tell(reservation: Reservation) -> None:
 
 
 class Quick(NamedTuple):
-    """Where a claim in this process needs no look and no choice: one of ``total`` places, ``step`` bytes apart;
-    and how it is made there."""
+    """Where a claim in this process needs no look and no choice: one of ``total`` places, ``step`` bytes apart.
+    ``claim``: how it is made there."""
 
     first: int
     step: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -398,6 +399,22 @@ def test_a_forked_child_leaves_the_parents_memory_alone(held: stead.Reservation,
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert view[:6].read() == b"parent"  # type: ignore[attr-defined]
+
+
+def test_a_forked_child_says_nothing_of_memory_that_it_does_not_have(
+    space: stead.CudaSpace, cuda_double: CudaDouble
+) -> None:
+    memory = space.secure(stead.DeviceMemory(), PAGE, True)
+    child = os.fork()
+    if not child:
+        said: list[object] = []
+        sys.unraisablehook = said.append
+        del memory
+        os._exit(len(said))
+    assert os.waitpid(child, 0)[1] == 0
+    assert cuda_double.bytes() == PAGE
+    del memory
+    assert not cuda_double.holds()
 
 
 def test_a_forked_child_gives_no_addresses_back(space: stead.CudaSpace, cuda_double: CudaDouble) -> None:

@@ -80,7 +80,7 @@ def _release_all(driver: Driver, handles: dict[int, int]) -> None:
         _, handle = handles.popitem()
         try:
             driver.release(handle)
-        except DriverError:
+        except (DriverError, Unsupported):
             return  # the driver is going down, or a forked child has no say in it
 
 
