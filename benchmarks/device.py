@@ -31,6 +31,7 @@ import stead
 from stead.device_bytes import SentBytes
 from stead.devices.cuda import CudaDriver
 from stead.devices.driver import Location
+from stead.ranges import Range, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,21 +70,28 @@ class Raw:
         check(*self.api.cuMemSetAccess(address, self.size, [self.access], 1))
         check(*self.api.cuMemRelease(handle))
 
+    def drop(self, address: object) -> None:
+        check(*self.api.cuCtxSynchronize())  # cuMemUnmap does not wait
+        check(*self.api.cuMemUnmap(address, self.size))
+
     def commit(self, address: object) -> None:
         error, handle = self.api.cuMemCreate(self.size, self.memory, 0)
         check(error)
         self.put(address, handle)
-        check(*self.api.cuCtxSynchronize())  # cuMemUnmap does not wait
-        check(*self.api.cuMemUnmap(address, self.size))
+        self.drop(address)
 
-    def adopt(self, fd: int) -> None:
-        error, address = self.api.cuMemAddressReserve(self.size, self.granularity, 0, 0)
+    def adopt(self, fd: int, block: Range) -> None:
+        """What another process has at the beginning of ``block``, at its address, and let go of it. A driver goes
+        there for whole blocks only (docs/decisions/0016)."""
+        error, address = self.api.cuMemAddressReserve(block.size, self.granularity, block.start, 0)
         check(error)
+        if int(address) != block.start:
+            raise RuntimeError(f"the driver went to {int(address):#x} instead of {block}")
         error, handle = self.api.cuMemImportFromShareableHandle(fd, self.descriptor)
         check(error)
         self.put(address, handle)
-        check(*self.api.cuMemUnmap(address, self.size))
-        check(*self.api.cuMemAddressFree(address, self.size))
+        self.drop(address)
+        check(*self.api.cuMemAddressFree(address, block.size))
 
 
 def check(error: object) -> None:
@@ -265,11 +273,12 @@ def fetch(connection: socket.socket) -> int:
 
 def received(sent: SentBytes, doors: Sequence[str], rounds: int, n: int, fd: int) -> dict[str, list[float]]:
     """What the second process measures."""
-    raw = Raw(stead.CudaSpace().driver, sent.size)
-    line = called(doors[0])
+    space = stead.CudaSpace()
+    raw, line = Raw(space.driver, sent.size), called(doors[0])
+    block = Range.sized(sent.address, align_up(sent.size, space.alignment))
 
     def adopt(fetched: int) -> None:
-        raw.adopt(fetched)
+        raw.adopt(fetched, block)
         os.close(fetched)
 
     def call_and_adopt() -> None:
@@ -280,14 +289,14 @@ def received(sent: SentBytes, doors: Sequence[str], rounds: int, n: int, fd: int
         "stead": lambda: sent.handle.attach().release(),
         "fetched": call_and_adopt,
         "on a line": lambda: adopt(fetch(line)),
-        "there": lambda: raw.adopt(fd),
+        "there": lambda: raw.adopt(fd, block),
     }
     return in_turns({each: timed(case) for each, case in cases.items()}, rounds, n)
 
 
 def imports(space: stead.CudaSpace, double: str, given: Any) -> Section:
-    """Beside the driver's calls, and the least that can be written to fetch a descriptor from the other process: a
-    connection for each, as whoever comes with nothing needs, or one that stays."""
+    """Beside the driver's calls at the same address, and the least that can be written to fetch a descriptor from
+    the other process: a connection for each, as whoever comes with nothing needs, or one that stays."""
     with stead.reserve(space.granularity, space=space) as room:
         room.commit(backing=stead.DeviceMemory(0, shareable=True))
         sent = SentBytes.of(room.address, room.size)

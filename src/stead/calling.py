@@ -31,7 +31,7 @@ from stead.errors import LimitReached, PeerFailed
 from stead.openfiles import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Self
 
 MOST_KEPT = 8
@@ -45,13 +45,16 @@ def ask(name: str, identity: Identity, writable: bool, deadline: float = DEADLIN
 
     Raises PeerFailed: nobody is there, or another user, it has no such file, answers too late or with nonsense.
     """
-    within = _Deadline(deadline)
-    line = _Line(name, within)
+    line = _Line(name, deadline)
     try:
-        line.ask(REQUEST.pack(BY_FILE, identity.device, identity.inode, writable), within)
-        return line.hear(1, within, lambda fd: _is_it(fd, identity, writable))[0]
+        line.ask(REQUEST.pack(BY_FILE, identity.device, identity.inode, writable))
+        (fd,) = line.hear(1)
     finally:
         line.close()
+    if not _is_it(fd, identity, writable):
+        os.close(fd)
+        raise line.failed("answered with something else")
+    return fd
 
 
 class Lent:
@@ -63,7 +66,7 @@ class Lent:
     """
 
     def __init__(self, name: str, tokens: Sequence[bytes], deadline: float = DEADLINE) -> None:
-        self._name, self._tokens, self._seconds = name, tokens, deadline
+        self._name, self._tokens, self._deadline = name, tokens, deadline
         self._asked: Sequence[bytes] = ()  # what is on its way: some of the tokens
         self._next = 0  # of those that are not asked for yet
         self._here: list[int] = []  # the first is the last
@@ -81,23 +84,22 @@ class Lent:
         self._asked = self._tokens[self._next : self._next + MOST_LENT]
         if self._asked:
             self._next += len(self._asked)
-            self._within = _Deadline(self._seconds)
             if self._line is None:
-                self._line = _kept_line(self._name) or _Line(self._name, self._within)
-            self._line.ask(BY_TOKEN + b"".join(self._asked), self._within)
+                self._line = _kept_line(self._name, self._deadline) or _Line(self._name, self._deadline)
+            self._line.ask(BY_TOKEN + b"".join(self._asked))
 
     def _heard(self) -> list[int]:
         assert self._line, "there is nothing to take"
         try:
-            return self._line.hear(len(self._asked), self._within)
+            return self._line.hear(len(self._asked))
         except PeerFailed:
-            if not self._line.kept:
+            if not self._line.kept or not self._line.dropped:
                 raise
-        # The door had dropped it: where many ask, or nobody did for long.
+        # Before it was asked: where many ask, or nobody did for long.
         self._line.close()
-        self._line = _Line(self._name, self._within)
-        self._line.ask(BY_TOKEN + b"".join(self._asked), self._within)
-        return self._line.hear(len(self._asked), self._within)
+        self._line = _Line(self._name, self._deadline)
+        self._line.ask(BY_TOKEN + b"".join(self._asked))
+        return self._line.hear(len(self._asked))
 
     def __enter__(self) -> Self:
         return self
@@ -111,74 +113,64 @@ class Lent:
             _keep(self._line)
 
 
-class _Deadline:
-    """So many seconds from now on."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.until = seconds, time.monotonic() + seconds
-
-    def left(self) -> float:
-        """For a socket, to which 0 would be another thing."""
-        return max(self.until - time.monotonic(), 0.001)
-
-
 class _Line:
     """A connection to the door called ``name``, which is this user's. PeerFailed says which door failed, and how.
-    ``kept``: it was used before."""
+    ``deadline``: seconds for reaching it, and for each answer. ``kept``: it was used before. ``dropped``: by the
+    door."""
 
-    def __init__(self, name: str, within: _Deadline) -> None:
-        self.name, self.user, self.kept = name, os.geteuid(), False
+    def __init__(self, name: str, deadline: float) -> None:
+        self.name, self.deadline, self.user = name, deadline, os.geteuid()
+        self.kept = self.dropped = False
         try:
             self._connection = a_socket()
             try:
-                _connect(self._connection, name, within)
+                _connect(self._connection, name, time.monotonic() + deadline)
                 user = uid_of_peer(self._connection)
                 if user != self.user:
-                    raise PeerFailed(self._door, f"is user {user}'s, not user {self.user}'s")
+                    raise self.failed(f"is user {user}'s, not user {self.user}'s")
+                self._connection.settimeout(deadline)
             except BaseException:
                 self.close()
                 raise
         except OSError as error:
-            raise self._failed(error, within) from None
+            raise self._failed(error) from None
 
-    @property
-    def _door(self) -> str:
-        return f"the door {self.name!r}"
-
-    def ask(self, request: bytes, within: _Deadline) -> None:
+    def ask(self, request: bytes) -> None:
         try:
-            self._connection.settimeout(within.left())
             self._connection.send(request, socket.MSG_NOSIGNAL)
         except ConnectionError:
             pass  # hear() is told, too
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
-                raise self._failed(error, within) from None
+                raise self._failed(error) from None
             raise
 
-    def hear(self, count: int, within: _Deadline, fits: Callable[[int], bool] = lambda _: True) -> list[int]:
-        """So many descriptors, each of which must fit; the caller owns them."""
+    def hear(self, count: int) -> list[int]:
+        """So many descriptors; the caller owns them."""
         try:
-            self._connection.settimeout(within.left())
             answer, fds, whole = _receive(self._connection, count)
         except OSError as error:
-            raise self._failed(error, within) from None
-        if answer == GIVEN and len(fds) == count and whole and all(map(fits, fds)):
+            self.dropped = isinstance(error, ConnectionError)
+            raise self._failed(error) from None
+        if answer == GIVEN and len(fds) == count and whole:
             return fds
+        self.dropped = not answer
         for fd in fds:
             os.close(fd)
         if answer == GIVEN and len(fds) < count and not whole:
-            raise LimitReached(f"no room for {count} descriptors from {self._door}", "RLIMIT_NOFILE")
+            raise LimitReached(f"no room for {count} descriptors from the door {self.name!r}", "RLIMIT_NOFILE")
         if answer == NOT_HERE and not fds:
-            raise PeerFailed(self._door, "does not hand out this file, or no more")
-        raise PeerFailed(self._door, "answered with something else" if answer else "closed without an answer")
+            raise self.failed("does not hand out this file, or no more")
+        raise self.failed("answered with something else" if answer else "closed without an answer")
 
-    def _failed(self, error: OSError, within: _Deadline) -> PeerFailed:
-        late = isinstance(error, TimeoutError)
-        return PeerFailed(
-            self._door, f"did not answer within {within.seconds:g} s" if late else f"is not open: {error}"
-        )
+    def _failed(self, error: OSError) -> PeerFailed:
+        if isinstance(error, TimeoutError):
+            return self.failed(f"did not answer within {self.deadline:g} s")
+        return self.failed(f"is not open: {error}")
+
+    def failed(self, how: str) -> PeerFailed:
+        return PeerFailed(f"the door {self.name!r}", how)
 
     def close(self) -> None:
         self._connection.close()
@@ -186,7 +178,7 @@ class _Line:
 
 # Lines that nobody uses at the moment, one to a door; the one that was used last is the last. A third of what an
 # exchange takes is reaching the door. Whoever uses one takes it out.
-_kept: dict[tuple[str, int], _Line] = {}
+_kept: dict[tuple[str, float, int], _Line] = {}
 _keeping = threading.Lock()
 
 
@@ -201,31 +193,31 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _kept_line(name: str) -> _Line | None:
-    return _kept.pop((name, os.geteuid()), None)
+def _kept_line(name: str, deadline: float) -> _Line | None:
+    return _kept.pop((name, deadline, os.geteuid()), None)
 
 
 def _keep(line: _Line) -> None:
     line.kept = True
+    key = (line.name, line.deadline, line.user)
     with _keeping:
-        others = [_kept.pop((line.name, line.user), None)]
-        _kept[line.name, line.user] = line
+        others = [_kept.pop(key)] if key in _kept else []
+        _kept[key] = line
         if len(_kept) > MOST_KEPT:
             others.append(_kept.pop(next(iter(_kept))))
     for each in others:
-        if each is not None:
-            each.close()
+        each.close()
 
 
-def _connect(connection: socket.socket, name: str, within: _Deadline) -> None:
+def _connect(connection: socket.socket, name: str, until: float) -> None:
     while True:
-        connection.settimeout(within.left())
+        connection.settimeout(max(until - time.monotonic(), 0.001))
         try:
             connection.connect("\0" + name)
             return
         except BlockingIOError:
             # Its queue is full: a Unix socket says so at once, and has nothing that could be waited for (unix(7)).
-            if time.monotonic() >= within.until:
+            if time.monotonic() >= until:
                 raise TimeoutError from None
             time.sleep(0.001)
 

@@ -142,7 +142,7 @@ class Handle:
 
     def _claim(self) -> Reservation:
         here = claim_sent(this_process() if self.driver is None else space_of(self.driver), self.outer)
-        here.is_sent(self.range, self.outer, self.name, self.identity)
+        here.stand_for(self.range, self.outer, self.name, self.identity)
         return here
 
 

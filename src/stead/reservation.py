@@ -92,8 +92,8 @@ class Reservation(_native.Hold):
         self._parts = _NO_PARTS
         ledger.held.add(ref(self, ledger.forget))
 
-    def is_sent(self, where: Range, outer: Range, name: str | None, identity: Identity) -> None:
-        """What was claimed a moment ago is another process's reservation, here, too."""
+    def stand_for(self, where: Range, outer: Range, name: str | None, identity: Identity) -> None:
+        """From now on it is another process's reservation, here. It was claimed a moment ago, as ``outer``."""
         self._range, self._outer, self.name, self._identity = where, outer, name, identity
 
     # ---- what it is ----
@@ -182,8 +182,8 @@ class Reservation(_native.Hold):
         _check_access(access)
         if access == "none":
             raise ValueError("access is 'none', must let the memory be read: commit first, then protect")
-        chosen = self._space.usual if backing is None else as_backing(backing, self.name)
         self._check_free(where)
+        chosen = self._space.usual if backing is None else as_backing(backing, self.name)
         began = time.perf_counter() if events.listeners else 0.0
         # Allocating may take seconds, so it is done before the lock is taken.
         source = self._space.secure(chosen, length, "w" in access)

@@ -145,6 +145,34 @@ def torch_everything() -> None:
     arena.check()
 
 
+def torch_order() -> None:
+    """What is freed behind a stream is nobody's before the stream has come there; who needs it waits."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    with stead.Arena("4 MiB", backing=stead.DeviceMemory(0)) as arena:
+
+        def keep_busy() -> None:
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(500_000_000)  # cycles; a third of a second
+            assert not stream.query()
+
+        address = arena.allocate(3 * MIB)
+        keep_busy()
+        arena.free_after(address, stream.cuda_stream)
+        assert arena.statistics().blocks == 1
+        assert arena.allocate(3 * MIB) == address
+        assert stream.query()
+        arena.free(address)
+        block: Any = arena.block(3 * MIB)
+        block.record_stream(stream.cuda_stream)
+        keep_busy()
+        del block
+        assert arena.allocate(3 * MIB) == address
+        assert stream.query()
+        arena.free(address)
+
+
 def torch_views() -> None:
     """Memory of a reservation as a tensor, by DLPack, in both directions of change."""
     import torch
@@ -223,7 +251,8 @@ def numba_arrays() -> None:
 PROGRAMS = {
     each.__name__: each
     for each in (
-        torch_model, torch_graph, torch_sent, torch_everything, torch_views, cupy_arrays, numba_arrays,
+        torch_model, torch_graph, torch_sent, torch_everything, torch_order, torch_views,
+        cupy_arrays, numba_arrays,
     )
 }  # fmt: skip
 

@@ -74,6 +74,18 @@ def arena() -> None:
         made.check()
 
 
+def host_arena() -> None:
+    """Blocks of an arena in the host's memory that a kernel uses at the host's addresses."""
+    with stead.reserve("64 MiB", devices=[0]) as held, stead.Arena(held) as made:
+        assert held.sharing in ("pageable", "registered", "located")
+        blocks: list[Any] = [made.block(100 + number) for number in range(50)]
+        for number, each in enumerate(blocks):
+            memoryview(each)[:4] = number.to_bytes(4, "little")
+            assert add(each.address, 1000) in (NO_KERNELS, 1000 + number)
+            assert int.from_bytes(bytes(each)[:4], "little") in (number, 1000 + number)
+        del blocks, each
+
+
 def shared() -> None:
     """Every way of sharing with the host that the device says it has."""
     facts = driver("cuda").devices()[0]
@@ -268,7 +280,10 @@ def together() -> None:
 
 
 ALONE = ("exhausted", "killed")  # they look at how much memory the device has left
-PROGRAMS = {each.__name__: each for each in (kit, memory, arena, shared, exhausted, processes, killed, together)}
+PROGRAMS = {
+    each.__name__: each
+    for each in (kit, memory, arena, host_arena, shared, exhausted, processes, killed, together)
+}
 
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]]()
