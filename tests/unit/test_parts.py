@@ -42,7 +42,7 @@ def parts(draw: st.DrawFn) -> Part:
     return Part(where, length, ANONYMOUS, source, access)
 
 
-operations = st.lists(st.tuples(st.sampled_from(["put", "cut"]), parts()), max_size=10)
+operations = st.lists(st.tuples(st.sampled_from(["put", "add", "cut"]), parts()), max_size=10)
 
 
 def by_page(part: Part) -> dict[int, Page]:
@@ -60,9 +60,16 @@ def built(steps: list[tuple[str, Part]]) -> tuple[PartTable, dict[int, Page]]:
         if what == "put":
             table.put(part)
             model |= by_page(part)
+        elif what == "add":
+            if (there := table.add(part)) is None:
+                assert not by_page(part).keys() & model.keys(), "it was not free"
+                model |= by_page(part)
+            else:
+                assert there.range.overlaps(part.range)
         else:
-            table.cut(part.range)
-            model = {page: each for page, each in model.items() if page not in by_page(part)}
+            inside = {page: each for page, each in model.items() if page in by_page(part)}
+            assert listed(table.cut(part.range)) == inside
+            model = {page: each for page, each in model.items() if page not in inside}
     return table, model
 
 
