@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-
-# Bytes. /proc gives no more at a time (seq_file), and where a limit of memory is reached there is no room for much.
+# Bytes. /proc gives no more at a time (seq_file), and where a limit of memory is reached there is little room.
 _PIECE = 4096
 
 
