@@ -506,5 +506,5 @@ def claim_exactly(space: AddressSpace, outer: Range, size: int, alignment: int =
 
 def _nearest(space: AddressSpace, where: Range, size: int, alignment: int, guard: int) -> Range | None:
     seen: Footprint = space.footprint(space.usable)
-    fitting = Placement(size, space.usable, alignment, guard, "low")
+    fitting = Placement(size, space.usable, max(alignment, space.alignment), guard, "low")
     return fitting.nearest(seen, where.start + align_up(guard, space.granularity))

@@ -79,3 +79,17 @@ def test_what_is_left_of_the_drivers_own_blocks_goes_first(cuda_double: CudaDoub
         assert cuda_double.count("reservations") == 2
     assert followed_at(CudaDriver(), 2 * MIB, WINDOW) == 32 * MIB
     assert cuda_double.count("reservations") == 0
+
+
+def test_what_is_in_the_rest_of_a_block_is_in_the_way_and_named(cuda_double: CudaDouble) -> None:
+    space = stead.CudaSpace()
+    at = WINDOW.start + (1 << 40)
+    with stead.reserve(4096, at=at + 20 * MIB, name="in the way") as small:
+        with pytest.raises(stead.Occupied) as refused:
+            stead.reserve(2 * MIB, at=at, space=space)
+        assert refused.value.by is not None
+        assert refused.value.by.range.overlaps(small.range)
+        assert refused.value.nearest is not None
+        assert refused.value.nearest.start % space.alignment == 0
+        assert space.footprint(WINDOW).occupied.covers(stead.Range(at, at + 32 * MIB))
+    assert not cuda_double.holds()

@@ -118,9 +118,10 @@ class DeviceSpace:
         return found + [each.outer for each in ledger.within(where) if each.space.identity == self.identity]
 
     def obstacle(self, where: Range) -> Obstacle | None:
-        if (found := self._host.obstacle(where)) is not None:
+        block = self._block(where)
+        if (found := self._host.obstacle(block)) is not None:
             return found
-        for each in self._ours(where):
+        for each in self._ours(block):
             return Obstacle(each, f"a reservation of {self.driver.name}'s", "this process")
         with self._locked:
             if self._evaded and self._evaded[0] == where:
