@@ -85,7 +85,7 @@ def test_pieces_that_do_not_divide_it(cuda_double: CudaDouble) -> None:
 
 
 def test_nobody_gets_a_block_that_a_stream_still_uses(arena: Any, cuda_double: CudaDouble) -> None:
-    """As much as there is, so that every byte is handed out again as soon as it may be."""
+    """As much as there is, so that every byte is handed out again as soon as it may be: who needs it waits."""
     blocks = [arena.allocate(8 * MIB) for _ in range(7)]
     cuda_double.fill(STREAM, blocks[0], 8 * MIB, 1, device=1)
     arena.free_after(blocks[0], STREAM)
@@ -93,14 +93,30 @@ def test_nobody_gets_a_block_that_a_stream_still_uses(arena: Any, cuda_double: C
         arena.free(blocks[0])
     with pytest.raises(stead.NotLive):
         arena.free_after(blocks[0], STREAM)
-    rest: list[int] = []
-    with pytest.raises(stead.OutOfSpace):
-        rest.extend(arena.allocate(8 * MIB) for _ in range(8))
-    assert blocks[0] not in rest
-    assert cuda_double.run(STREAM) >= 2  # the work, and the event behind it
+    eighth = arena.allocate(8 * MIB)
+    assert eighth != blocks[0]
     assert arena.allocate(8 * MIB) == blocks[0]
-    for each in blocks + rest:
+    assert cuda_double.run(STREAM) == 1  # the work is done; left is the event of the second, which was in vain
+    with pytest.raises(stead.OutOfSpace):
+        arena.allocate(8 * MIB)
+    assert not cuda_double.count("faults")
+    for each in [*blocks, eighth]:
         arena.free(each)
+
+
+def test_a_full_device_waits_for_the_streams_first(cuda_double: CudaDouble) -> None:
+    cuda_double.limit("16 MiB")
+    with stead.Arena("64 MiB", step="8 MiB", backing=stead.DeviceMemory()) as arena:
+        blocks = [arena.allocate(8 * MIB) for _ in range(2)]
+        cuda_double.fill(STREAM, blocks[1], 8 * MIB, 1)
+        arena.free_after(blocks[1], STREAM)
+        assert arena.allocate(8 * MIB) == blocks[1]
+        with pytest.raises(stead.OutOfSpace, match="cannot grow") as refused:
+            arena.allocate(8 * MIB)
+        assert isinstance(refused.value.__cause__, stead.LimitReached)
+        for each in blocks:
+            arena.free(each)
+    assert not cuda_double.count("faults")
 
 
 def test_a_block_waits_for_all_of_its_streams(arena: Any, cuda_double: CudaDouble) -> None:

@@ -446,19 +446,26 @@ class Arena(_native.Arena):
                 missing = self._shortfall(size, alignment)
             # Nothing is committed for what will not fit; but a small block may fit in whatever is left.
             fits = bool(rest and missing) and (missing <= rest or size <= _SMALL)
+            refused = None
             try:
-                if not self._fill_hole(size, alignment, alone=fits):
-                    if not fits:
-                        return False
+                grown = self._fill_hole(size, alignment, alone=fits)
+                if fits and not grown:
                     self._add(min(missing, rest))
+                    grown = True
             except LimitReached as error:
-                raise OutOfSpace(
-                    f"size is {size} bytes, and {self!r} cannot grow: {error}",
-                    size=size, largest_free_run=self._statistics()[4],
-                ) from error  # fmt: skip
-        if events.listeners:
-            self._tell_growth(before)
-        return True
+                grown, refused = False, error
+        if grown:
+            if events.listeners:
+                self._tell_growth(before)
+            return True
+        if self._settle(all=True):  # what streams still use is all that is left
+            return True
+        if refused is not None:
+            raise OutOfSpace(
+                f"size is {size} bytes, and {self!r} cannot grow: {refused}",
+                size=size, largest_free_run=self._statistics()[4],
+            ) from refused  # fmt: skip
+        return False
 
     def _lengthen(self, missing: int) -> None:
         """So many units more, if they can be had: the last block wants to grow."""

@@ -1,8 +1,8 @@
 """Blocks that wait: given back by the host, and still used by what a device's streams have to do.
 
-An event behind each of those says when that is done (cuEventRecord, cuEventQuery). Nobody waits for it: blocks
-whose events have passed are freed when the arena looks, which it does when it has no room, when many wait, and
-when it is asked how full it is.
+An event behind each of those says when that is done (cuEventRecord, cuEventQuery). Blocks whose events have
+passed are freed when the arena looks, which it does when it has no room, when many wait, and when it is asked how
+full it is. Nobody waits for one, but who would find no room otherwise.
 """
 
 from __future__ import annotations
