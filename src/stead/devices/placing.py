@@ -29,23 +29,21 @@ ACCESS: dict[str, DeviceAccess] = {"none": "none", "r": "r", "rw": "rw"}
 def map_all(driver: Driver, wanted: Sequence[Mapped]) -> None:
     """Map every piece, and allow access. Raises LimitReached, Unsupported, DriverError; RollbackFailed where what
     was mapped before the refusal could not be unmapped."""
-    done: list[Range] = []
-    at = 0
+    done: list[Range] = []  # what is mapped of each
     try:
         for each in wanted:
             start, stop = each.range
-            physical, number, at = each.physical, each.first, start
-            while at < stop:
+            physical, number = each.physical, each.first
+            done.append(Range(start, start))
+            for at in range(start, stop, physical.piece):
                 driver.map(at, physical.piece, physical.handles[number])
+                done[-1] = Range(start, at + physical.piece)
                 number += 1
-                at += physical.piece
             driver.allow(start, stop - start, physical.who, ACCESS[each.access])
-            done.append(each.range)
     except BaseException as error:
-        failed = wanted[len(done)].range
-        _unmap_all(driver, [*done, Range(failed.start, at)], error)
+        _unmap_all(driver, done, error)
         if isinstance(error, DriverError):
-            raise refused(error, f"memory at {failed}") from error
+            raise refused(error, f"memory at {wanted[len(done) - 1].range}") from error
         raise
 
 
