@@ -80,18 +80,18 @@ class Raw:
         self.put(address, handle)
         self.drop(address)
 
-    def adopt(self, fd: int, block: Range) -> None:
-        """What another process has at the beginning of ``block``, at its address, and let go of it. A driver goes
-        there for whole blocks only (docs/decisions/0016)."""
-        error, address = self.api.cuMemAddressReserve(block.size, self.granularity, block.start, 0)
+    def adopt(self, fd: int, parcels: Range) -> None:
+        """What another process has at the beginning of ``parcels``, at its address, and let go of it. A driver
+        goes there for whole ones only (docs/decisions/0016)."""
+        error, address = self.api.cuMemAddressReserve(parcels.size, self.granularity, parcels.start, 0)
         check(error)
-        if int(address) != block.start:
-            raise RuntimeError(f"the driver went to {int(address):#x} instead of {block}")
+        if int(address) != parcels.start:
+            raise RuntimeError(f"the driver went to {int(address):#x} instead of {parcels}")
         error, handle = self.api.cuMemImportFromShareableHandle(fd, self.descriptor)
         check(error)
         self.put(address, handle)
         self.drop(address)
-        check(*self.api.cuMemAddressFree(address, block.size))
+        check(*self.api.cuMemAddressFree(address, parcels.size))
 
 
 def check(error: object) -> None:
@@ -118,7 +118,7 @@ def beside(title: str, mine: Callable[[], object], raw: Callable[[], object], li
 
 
 def claims(space: stead.CudaSpace, given: Any) -> Section:
-    """Of a block of the driver's, at a place drawn at random: that takes an mmap and a munmap. What is smaller,
+    """Of a parcel of the driver's, at a place drawn at random: that takes an mmap and a munmap. What is smaller,
     and has no hint, goes into a hole that the driver has already."""
     raw, small = Raw(space.driver, space.alignment), Raw(space.driver, space.granularity)
     window, draw = space.windows[0], random.Random(1)
@@ -275,10 +275,10 @@ def received(sent: SentBytes, doors: Sequence[str], rounds: int, n: int, fd: int
     """What the second process measures."""
     space = stead.CudaSpace()
     raw, line = Raw(space.driver, sent.size), called(doors[0])
-    block = Range.sized(sent.address, align_up(sent.size, space.alignment))
+    parcels = Range.sized(sent.address, align_up(sent.size, space.alignment))
 
     def adopt(fetched: int) -> None:
-        raw.adopt(fetched, block)
+        raw.adopt(fetched, parcels)
         os.close(fetched)
 
     def call_and_adopt() -> None:
@@ -289,7 +289,7 @@ def received(sent: SentBytes, doors: Sequence[str], rounds: int, n: int, fd: int
         "stead": lambda: sent.handle.attach().release(),
         "fetched": call_and_adopt,
         "on a line": lambda: adopt(fetch(line)),
-        "there": lambda: raw.adopt(fd, block),
+        "there": lambda: raw.adopt(fd, parcels),
     }
     return in_turns({each: timed(case) for each, case in cases.items()}, rounds, n)
 

@@ -26,7 +26,7 @@ typedef struct {
     long long serial, generation;
     int held;
     give_back *give; /* to a device's driver; NULL: to the kernel */
-    uint64_t given;  /* bytes that the driver reserved: whole blocks of its own */
+    uint64_t given;  /* bytes that the driver reserved: whole parcels of its own */
     pid_t process;   /* that claimed it: no driver survives a fork */
     PyObject *weakrefs;
     PyObject *members[10];
@@ -130,8 +130,8 @@ static PyObject *hold_claim_driven(PyObject *type, PyObject *const *args, Py_ssi
     if (expect("_claim_driven", n, 9) || unsigned_args("_claim_driven", args + 4, 5, 5, a))
         return NULL;
     take_addresses *take = (take_addresses *)(uintptr_t)a[0];
-    uint64_t block = a[2], whole = (a[4] + block - 1) & ~(block - 1);
-    CALL_WITHOUT_GIL(refused, take(&got, whole, block, a[3], 0))
+    uint64_t parcel = a[2], whole = (a[4] + parcel - 1) & ~(parcel - 1);
+    CALL_WITHOUT_GIL(refused, take(&got, whole, parcel, a[3], 0))
     if (refused)
         Py_RETURN_NONE;
     if (got != a[3])
@@ -192,8 +192,8 @@ static PyMethodDef hold_methods[] = {
      "_claim(parts, ledger, forget, space, address, size)\n--\n\n"
      "Claim, and a new object that holds what was claimed and is in the ledger; None where that is refused."},
     {"_claim_driven", (PyCFunction)(void (*)(void))hold_claim_driven, METH_FASTCALL | METH_CLASS,
-     "_claim_driven(parts, ledger, forget, space, reserve, free, block, address, size)\n--\n\n"
-     "The same through a driver's functions at these addresses, which reserve whole blocks (a power of two); an int:\n"
+     "_claim_driven(parts, ledger, forget, space, reserve, free, parcel, address, size)\n--\n\n"
+     "The same through a driver's functions at these addresses, which reserve whole parcels (a power of two); an int:\n"
      "it reserved there instead, and that is held."},
     {"_take_over", (PyCFunction)(void (*)(void))hold_take_over, METH_FASTCALL,
      "_take_over(address, size)\n--\n\nHold a range that was claimed: unmapped when the last reference goes."},

@@ -119,7 +119,7 @@ class Hold:
         space: object,
         reserve: int,
         free: int,
-        block: int,
+        parcel: int,
         address: int,
         size: int,
         /,

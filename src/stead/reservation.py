@@ -519,8 +519,8 @@ where it is occupied, or refused for another reason. One call of C: what every r
 claim_driven: Callable[[MemorySpace, int, int, int, int, int], Reservation | int | None] = partial(
     Reservation._claim_driven, _NO_PARTS, ledger.held, ledger.forget
 )
-"""``claim_driven(space, reserve, free, block, address, size)``: the same through a driver, by its ``functions``,
-which reserve whole blocks; where the driver went elsewhere, the address, which it holds now."""
+"""``claim_driven(space, reserve, free, parcel, address, size)``: the same through a driver, by its ``functions``,
+which reserve whole parcels; where the driver went elsewhere, the address, which it holds now."""
 
 
 def _check_access(access: str) -> None:

@@ -87,7 +87,7 @@ class Double:
             ("set_budget", None, c_int, c_int, c_uint64),
             ("refuse", None, c_char_p, c_int, c_int),
             ("move", None, c_int, c_uint64, c_uint64),
-            ("set_blocks", None, c_uint64),
+            ("set_parcels", None, c_uint64),
             ("own", c_int, c_uint64, c_uint64),
             ("close_gate", None, c_char_p),
             ("await", None, c_char_p, c_int),
@@ -126,12 +126,12 @@ class Double:
         """The next ``times`` reservations (-1: all) with a hint in ``within`` go elsewhere."""
         self.library.double_move(times, *within)
 
-    def set_blocks(self, size: int | str) -> None:
-        """Reservations are in blocks of multiples of it, a power of two, at multiples of it."""
-        self.library.double_set_blocks(parse_size(size, "size"))
+    def set_parcels(self, size: int | str) -> None:
+        """Reservations are in parcels: multiples of it, a power of two, at multiples of it."""
+        self.library.double_set_parcels(parse_size(size, "size"))
 
     def own(self, size: int | str, used: int | str) -> None:
-        """A block of the driver's, of which it uses the beginning: until it is reset."""
+        """A parcel of the driver's, of which it uses the beginning: until it is reset."""
         assert self.library.double_own(parse_size(size, "size"), parse_size(used, "used"))
 
     @contextlib.contextmanager

@@ -1,8 +1,8 @@
 /* addresses.c - reservations, what is mapped in them, and who may access it.
  *
- * Reservations are in blocks: mappings of the process, in whole units (the granularity, or as double_set_blocks says). A
- * hint leads to the next unit, where double_block is set on to the first that is in no block, if need be; but a hole of a
- * block, where one has room, goes first, whatever the hint (NVIDIA's 580 on an H100; docs/decisions/0016).
+ * Reservations are in parcels: mappings of the process, in whole units (the granularity, or as double_set_parcels says). A
+ * hint leads to the next unit, where double_parcel is set on to the first that is in no parcel, if need be; but a hole of a
+ * parcel, where one has room, goes first, whatever the hint (NVIDIA's 580 on an H100; docs/decisions/0016).
  */
 #define _GNU_SOURCE
 #include "inside.h"
@@ -28,8 +28,8 @@ typedef struct mapping {
     unsigned char access[DOUBLE_DEVICES + 1];
 } mapping;
 
-static range *blocks, *reservations;
-uint64_t double_block;
+static range *parcels, *reservations;
+uint64_t double_parcel;
 static mapping *mappings;
 
 static uint64_t up(uint64_t number, uint64_t to)
@@ -109,24 +109,24 @@ static uint64_t nothing_aligned(uint64_t size, uint64_t alignment)
     return start;
 }
 
-/* Room in a block that there is. */
+/* Room in a parcel that there is. */
 static uint64_t hole(uint64_t size, uint64_t alignment)
 {
-    for (range *block = blocks; block; block = block->next) {
-        uint64_t at = up(block->start, alignment);
+    for (range *parcel = parcels; parcel; parcel = parcel->next) {
+        uint64_t at = up(parcel->start, alignment);
         range *taken;
-        while (at + size <= block->start + block->size && (taken = first_in(reservations, at, size)))
+        while (at + size <= parcel->start + parcel->size && (taken = first_in(reservations, at, size)))
             at = up(taken->start + taken->size, alignment);
-        if (at + size <= block->start + block->size)
+        if (at + size <= parcel->start + parcel->size)
             return at;
     }
     return 0;
 }
 
-/* A block more: where it starts, or 0. */
-static uint64_t new_block(uint64_t size, uint64_t alignment, uint64_t hint)
+/* A parcel more: where it starts, or 0. */
+static uint64_t new_parcels(uint64_t size, uint64_t alignment, uint64_t hint)
 {
-    uint64_t step = double_block ? double_block : double_grain(), whole = up(size, step), got = 0;
+    uint64_t step = double_parcel ? double_parcel : double_grain(), whole = up(size, step), got = 0;
     range *made = calloc(1, sizeof *made), *taken;
     if (!made || whole < size) {
         free(made);
@@ -134,7 +134,7 @@ static uint64_t new_block(uint64_t size, uint64_t alignment, uint64_t hint)
     }
     if (hint) {
         uint64_t at = up(hint, step);
-        while (double_block && (taken = first_in(blocks, at, whole)))
+        while (double_parcel && (taken = first_in(parcels, at, whole)))
             at = up(taken->start + taken->size, step);
         got = at & (alignment - 1) ? 0 : nothing_at(at, whole, 0);
         if (got && got != at) {
@@ -148,8 +148,8 @@ static uint64_t new_block(uint64_t size, uint64_t alignment, uint64_t hint)
         free(made);
         return 0;
     }
-    *made = (range){blocks, got, whole, 0};
-    blocks = made;
+    *made = (range){parcels, got, whole, 0};
+    parcels = made;
     return got;
 }
 
@@ -167,7 +167,7 @@ double_answer double_reserve(uint64_t *address, uint64_t size, uint64_t alignmen
     int moves = hint && double_moves(hint);
     uint64_t got = moves ? 0 : hole(size, alignment);
     if (!got)
-        got = new_block(size, alignment, moves ? 0 : hint);
+        got = new_parcels(size, alignment, moves ? 0 : hint);
     if (got) {
         *made = (range){reservations, got, size, 0};
         reservations = made;
@@ -180,9 +180,9 @@ double_answer double_reserve(uint64_t *address, uint64_t size, uint64_t alignmen
 }
 
 /* The kernel refuses only where it would have to split a mapping at its limit of them. */
-static int give_back_block(uint64_t address)
+static int give_back_parcels(uint64_t address)
 {
-    for (range **link = &blocks; *link; link = &(*link)->next) {
+    for (range **link = &parcels; *link; link = &(*link)->next) {
         range *each = *link;
         if (address < each->start || address - each->start >= each->size)
             continue;
@@ -205,10 +205,10 @@ double_answer double_free(uint64_t address, uint64_t size)
             continue;
         *link = each->next;
         int alone = 1;
-        for (range *block = blocks; block; block = block->next)
-            if (block->start <= address && address - block->start < block->size)
-                alone = !first_in(reservations, block->start, block->size);
-        answer = !alone || give_back_block(address) ? DOUBLE_OK : DOUBLE_OUT_OF_MEMORY;
+        for (range *parcel = parcels; parcel; parcel = parcel->next)
+            if (parcel->start <= address && address - parcel->start < parcel->size)
+                alone = !first_in(reservations, parcel->start, parcel->size);
+        answer = !alone || give_back_parcels(address) ? DOUBLE_OK : DOUBLE_OUT_OF_MEMORY;
         if (answer == DOUBLE_OK)
             free(each);
         else
@@ -219,21 +219,21 @@ double_answer double_free(uint64_t address, uint64_t size)
     return answer;
 }
 
-void double_set_blocks(uint64_t size)
+void double_set_parcels(uint64_t size)
 {
     double_lock();
-    double_block = size;
+    double_parcel = size;
     double_unlock();
 }
 
-/* A block of the driver's, of which it uses the beginning. */
+/* A parcel of the driver's, of which it uses the beginning. */
 int double_own(uint64_t size, uint64_t used)
 {
     range *made = calloc(1, sizeof *made);
     if (!made)
         abort();
     double_lock();
-    uint64_t got = new_block(size, double_grain(), 0);
+    uint64_t got = new_parcels(size, double_grain(), 0);
     if (got) {
         *made = (range){reservations, got, used, 1};
         reservations = made;
@@ -409,11 +409,11 @@ void double_reset_addresses(void)
         forget_mappings(gone->start, gone->size);
         free(gone);
     }
-    while (blocks) {
-        range *gone = blocks;
-        blocks = gone->next;
+    while (parcels) {
+        range *gone = parcels;
+        parcels = gone->next;
         munmap((void *)(uintptr_t)gone->start, gone->size);
         free(gone);
     }
-    double_block = 0;
+    double_parcel = 0;
 }

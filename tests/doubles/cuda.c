@@ -42,7 +42,7 @@ static void reset(void)
 {
     initialised = depth = first_device = 0;
     version = 12080;
-    double_block = 32u << 20;
+    double_parcel = 32u << 20;
     double_set_kernels(0);
     for (int each = 0; each < DOUBLE_DEVICES; each++)
         primaries[each] = (context){NULL, each, 1, 0};

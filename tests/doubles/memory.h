@@ -70,11 +70,11 @@ uint64_t double_free_bytes(int device);
 uint64_t double_granularity(double_location where);
 
 /* ---- addresses ---- */
-/* What sizes and places of the driver's blocks are multiples of, a power of two; 0: the granularity. A face sets it when
- * it is reset; a test, by double_set_blocks(). */
-extern uint64_t double_block;
-void double_set_blocks(uint64_t size);
-/* A block of the driver's own, of which it uses the beginning; 0: there is no room. */
+/* What sizes and places of the driver's parcels are multiples of, a power of two; 0: the granularity. A face sets it when
+ * it is reset; a test, by double_set_parcels(). */
+extern uint64_t double_parcel;
+void double_set_parcels(uint64_t size);
+/* A parcel of the driver's own, of which it uses the beginning; 0: there is no room. */
 int double_own(uint64_t size, uint64_t used);
 /* At hint, or elsewhere. size: a multiple of the granularity; alignment: 0 or a power of two; hint: a multiple of the
  * page size (one that is not aligned as asked is not followed). */

@@ -20,7 +20,7 @@ WINDOW = this_process().windows[0]
 
 @pytest.mark.parametrize("alignment", [2 * MIB, 4 * MIB, 32 * MIB, 1024 * MIB])
 def test_claims_are_where_the_driver_goes(cuda_double: CudaDouble, alignment: int) -> None:
-    cuda_double.set_blocks(alignment)
+    cuda_double.set_parcels(alignment)
     space = stead.CudaSpace()
     assert (space.granularity, space.alignment) == (2 * MIB, alignment)
     with stead.reserve(6 * MIB, space=space) as held, stead.reserve(6 * MIB, guard=1, space=space) as guarded:
@@ -65,7 +65,7 @@ def test_what_is_in_the_way_of_the_question_is_no_harm(cuda_double: CudaDouble) 
     assert not cuda_double.holds()
 
 
-def test_what_is_left_of_the_drivers_own_blocks_goes_first(cuda_double: CudaDouble) -> None:
+def test_what_is_left_of_the_drivers_own_parcels_goes_first(cuda_double: CudaDouble) -> None:
     """And is given back afterwards."""
     space = stead.CudaSpace()
     cuda_double.own("256 MiB", "2 MiB")
@@ -81,7 +81,7 @@ def test_what_is_left_of_the_drivers_own_blocks_goes_first(cuda_double: CudaDoub
     assert cuda_double.count("reservations") == 0
 
 
-def test_what_is_in_the_rest_of_a_block_is_in_the_way_and_named(cuda_double: CudaDouble) -> None:
+def test_what_is_in_the_rest_of_a_parcel_is_in_the_way_and_named(cuda_double: CudaDouble) -> None:
     space = stead.CudaSpace()
     at = WINDOW.start + (1 << 40)
     with stead.reserve(4096, at=at + 20 * MIB, name="in the way") as small:

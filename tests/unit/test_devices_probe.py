@@ -65,8 +65,8 @@ def test_hints_that_are_followed_are_counted(double: CudaDouble) -> None:
     assert tried_too > 0
 
 
-def test_holes_in_blocks_that_are_there_go_first(double: CudaDouble) -> None:
-    found = ask("blocks")
+def test_holes_in_what_is_there_go_first(double: CudaDouble) -> None:
+    found = ask("holes")
     assert found["2 MiB"]["exactly there"] == 0
     whole = found["32 MiB"]
     assert whole["exactly there"] > 10 * whole["elsewhere"]  # something of this process may be in the way of one

@@ -90,7 +90,7 @@ def driven(request: pytest.FixtureRequest) -> Driven:
     """A driver, on two devices with 1 GiB and granules of 2 MiB each."""
     name = request.param
     double: Double = request.getfixturevalue(f"{name}_double")
-    double.set_blocks(GRANULE)  # so that every hint can be followed
+    double.set_parcels(GRANULE)  # so that every hint can be followed
     return Driven(driver_of(name, double), double, CALLS[name], CODES[name])
 
 

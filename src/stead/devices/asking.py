@@ -115,8 +115,8 @@ def _hinted(driver: CudaDriver, window: Range, size: int, unit: int) -> tuple[in
     return there, elsewhere
 
 
-def blocks(driver: CudaDriver, device: int) -> Answer:
-    """Once there is a context: are hints followed, or do holes in blocks that the driver has already go first?"""
+def holes(driver: CudaDriver, device: int) -> Answer:
+    """Once there is a context: are hints followed, or do holes in what the driver has already go first?"""
     unit, window = _unit(driver, device), this_process().windows[0]
     driver.free_memory(device)  # which makes the context
     alignment = followed_at(driver, unit, window)
@@ -339,7 +339,7 @@ def exported(driver: CudaDriver, device: int) -> Answer:
 QUESTIONS: dict[str, Callable[[CudaDriver, int], Answer]] = {
     each.__name__.replace("_", "-"): each
     for each in (
-        host_first, driver_first, hints, blocks, largest, granularity, contexts, pools, registered, pageable,
+        host_first, driver_first, hints, holes, largest, granularity, contexts, pools, registered, pageable,
         host_located, exported,
     )
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 A driver takes an address as a hint. NVIDIA's 580 on an H100 rounds one up to the next 32 MiB, whatever the size
 and the alignment that is asked for, and so gives what was meant once in sixteen times where only the granularity
-of memory (2 MiB) is kept. What is left of blocks that it has already goes first: so the question is asked with
+of memory (2 MiB) is kept. What is left of parcels that it has already goes first: so the question is asked with
 more than that (docs/decisions/0016).
 """
 

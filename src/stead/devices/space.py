@@ -3,8 +3,8 @@
 Under unified addressing a process and its devices have one set of addresses, so this space is the process's own:
 its identity is that of :func:`stead.this_process`, and what is claimed here is occupied there. What differs is who
 is asked. A driver takes an address as a hint (cuMemAddressReserve, CUDA driver API, "Virtual Memory Management"),
-so a claim is: ask, compare, give back what is elsewhere. It reserves whole blocks (of 32 MiB for an H100), and
-what is left of one goes to whoever asks next, whatever the hint: so whole blocks are asked for
+so a claim is: ask, compare, give back what is elsewhere. It reserves whole parcels (of 32 MiB for an H100), and
+what is left of one goes to whoever asks next, whatever the hint: so whole parcels are asked for
 (docs/decisions/0016). Only memory that the driver makes can be behind it.
 
 Threads: every method is safe. Fork: no driver survives one; a child can release nothing and commit nothing here.
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from stead.space.protocol import Access
 
 
-# What a driver may have left of blocks of its own is given out before it follows a hint; such holes are of the
-# size of a few blocks, each.
+# What a driver may have left of parcels of its own is given out before it follows a hint; such holes are of the
+# size of a few parcels, each.
 _MOST_ASIDE = 64
 
 
@@ -98,18 +98,18 @@ class DeviceSpace:
         return quiet_windows(self.usable, self.alignment)
 
     def outline(self, within: Range) -> Footprint:
-        return Footprint(self._blocks(self._host.outline(within).occupied), self.granularity)
+        return Footprint(self._all_parcels(self._host.outline(within).occupied), self.granularity)
 
     def footprint(self, within: Range) -> Footprint:
         occupied = self._host.footprint(within).occupied | RangeSet(self._ours(within))
-        return Footprint(self._blocks(occupied), self.granularity)
+        return Footprint(self._all_parcels(occupied), self.granularity)
 
-    def _block(self, where: Range) -> Range:
-        """The driver's whole blocks that ``where`` takes."""
+    def _parcels(self, where: Range) -> Range:
+        """The driver's whole parcels that ``where`` takes."""
         return Range(align_down(where.start, self.alignment), align_up(where.stop, self.alignment))
 
-    def _blocks(self, occupied: RangeSet) -> RangeSet:
-        return RangeSet(map(self._block, occupied))
+    def _all_parcels(self, occupied: RangeSet) -> RangeSet:
+        return RangeSet(map(self._parcels, occupied))
 
     def _ours(self, where: Range) -> list[Range]:
         """What this process holds of ``where``, should a driver's reservations not be listed as its mappings."""
@@ -118,10 +118,10 @@ class DeviceSpace:
         return found + [each.outer for each in ledger.within(where) if each.space.identity == self.identity]
 
     def obstacle(self, where: Range) -> Obstacle | None:
-        block = self._block(where)
-        if (found := self._host.obstacle(block)) is not None:
+        parcels = self._parcels(where)
+        if (found := self._host.obstacle(parcels)) is not None:
             return found
-        for each in self._ours(block):
+        for each in self._ours(parcels):
             return Obstacle(each, f"a reservation of {self.driver.name}'s", "this process")
         with self._locked:
             if self._evaded and self._evaded[0] == where:
@@ -159,26 +159,26 @@ class DeviceSpace:
             raise Occupied(where)
 
     def _claim(self, where: Range, aside: list[Range]) -> bool:
-        """Ask until the driver goes there, which is at once, unless it has blocks that are not full: these go
+        """Ask until the driver goes there, which is at once, unless it has parcels that are not full: these go
         first. What it gives is set ``aside``, so that they are full some time."""
-        block = self._block(where)
+        parcels = self._parcels(where)
         for _ in range(_MOST_ASIDE):
             try:
-                got = self.driver.reserve(block.size, self.alignment, block.start)
+                got = self.driver.reserve(parcels.size, self.alignment, parcels.start)
             except DriverError as error:
                 raise self._not_claimed(error, where) from error
-            if got == block.start:
+            if got == parcels.start:
                 with self._locked:
-                    self._held.add(block, where)
+                    self._held.add(parcels, where)
                 return True
             aside.append(self.evaded(where, got))
-            if len(aside) == 1 and (self._host.obstacle(block) or self._ours(block)):
+            if len(aside) == 1 and (self._host.obstacle(parcels) or self._ours(parcels)):
                 return False
         return False
 
     def evaded(self, where: Range, address: int) -> Range:
         """The driver was asked for ``where`` and has reserved what is given back, which is ours to release."""
-        elsewhere = Range.sized(address, self._block(where).size)
+        elsewhere = Range.sized(address, self._parcels(where).size)
         with self._locked:
             self._held.add(elsewhere, elsewhere)
             self._evaded = (where, address)
@@ -218,19 +218,19 @@ class DeviceSpace:
             self._release(where)
 
     def _release(self, where: Range) -> None:
-        block = self._block(where)
-        if self._held.around(block) != where:
+        parcels = self._parcels(where)
+        if self._held.around(parcels) != where:
             raise ValueError(f"{where} is no reservation of {self!r}")
         mapped = self._mapped.overlapping(where)
         if mapped:
             self._wait_for(mapped)
             unmap_all(self.driver, mapped)
         try:
-            self.driver.free(block.start, block.size)
+            self.driver.free(parcels.start, parcels.size)
         except DriverError as error:
             map_again(self.driver, mapped, error)
             raise refused(error, f"giving back {where}") from error
-        self._held.remove(block)
+        self._held.remove(parcels)
         for each in mapped:
             self._mapped.remove(each.range)
             each.physical.release(each.first, each.pieces)
@@ -239,9 +239,9 @@ class DeviceSpace:
 
     def at_the_end(self, where: Range) -> _native.Finalizer | None:
         with self._locked:
-            block = self._block(where)
-            if self._held.around(block) is None:  # claimed without a look at the tables here
-                self._held.add(block, where)
+            parcels = self._parcels(where)
+            if self._held.around(parcels) is None:  # claimed without a look at the tables here
+                self._held.add(parcels, where)
         return _native.Finalizer(DeviceSpace._end, self, where)
 
     def _end(self, where: Range) -> None:
