@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import stead
 from stead.devices.cuda import CudaDriver
 from stead.devices.hints import followed_at
+from stead.peers import Threads
 from stead.space.process import this_process
+from stead.space.simulated import SimulatedSpace
 
 if TYPE_CHECKING:
     from doubles import CudaDouble
@@ -92,4 +96,29 @@ def test_what_is_in_the_rest_of_a_parcel_is_in_the_way_and_named(cuda_double: Cu
         assert refused.value.nearest is not None
         assert refused.value.nearest.start % space.alignment == 0
         assert space.footprint(WINDOW).occupied.covers(stead.Range(at, at + 32 * MIB))
+    assert not cuda_double.holds()
+
+
+def test_those_without_a_device_agree_with_those_that_have_one(cuda_double: CudaDouble) -> None:
+    """The other's addresses are simulated: two of one process would be in each other's way."""
+    space = stead.CudaSpace()
+    group = Threads(["device", "other"], timeout=20)
+    met: dict[str, stead.Range] = {}
+
+    def meet(name: str, where: Any, align: str | None) -> None:
+        with contextlib.suppress(stead.PeersDisagree):
+            held = stead.reserve("2 MiB", space=where, align=align, together=group.member(name))
+            met[name] = held.range
+            held.release()
+
+    for align in (None, "32 MiB"):
+        met.clear()
+        peers = (("device", space, align), ("other", SimulatedSpace(), align))
+        both = [threading.Thread(target=meet, args=each) for each in peers]
+        for each in both:
+            each.start()
+        for each in both:
+            each.join()
+        assert set(met) == (set() if align is None else {"device", "other"})
+    assert met["device"] == met["other"]
     assert not cuda_double.holds()
