@@ -190,10 +190,11 @@ def reserve(
     return _named(Reservation(space, where, outer, name))
 
 
-def _quick_claim(space: MemorySpace) -> Claim:
-    """How to claim in this process, in a quiet window, before anybody looks."""
+def _quick_claim(space: ProcessSpace | DeviceSpace) -> Claim | None:
+    """How to claim in this process, in a quiet window, before anybody looks; None where the kernel does not claim
+    exactly: there it takes more than a call."""
     if not isinstance(space, DeviceSpace):
-        return partial(claim_here, space)
+        return partial(claim_here, space) if space.manner is Manner.EXACT else None
     if space.driver.functions is None:
         return partial(_claim_through, space)
     return partial(claim_driven, space, *space.driver.functions, space.alignment)
@@ -316,10 +317,7 @@ def _plan_here(
     prefer: Preference,
 ) -> Plan:
     """The plan in this process, worked out once for equal arguments."""
-    here = this_process()
-    planned = plan(here, size, within, align, guard, prefer)
-    # Where the kernel does not claim exactly, it takes more than a call.
-    return _quickly(planned) if here.manner is Manner.EXACT else planned
+    return _quickly(this_process(), plan(this_process(), size, within, align, guard, prefer))
 
 
 @lru_cache(typed=True)
@@ -332,23 +330,24 @@ def _plan_driven(
     prefer: Preference,
 ) -> Plan:
     """The same for a driver's space."""
-    return _quickly(plan(space, size, within, align, guard, prefer))
+    return _quickly(space, plan(space, size, within, align, guard, prefer))
 
 
 os.register_at_fork(after_in_child=_plan_driven.cache_clear)  # no driver survives a fork, nor its functions
 
 
-def _quickly(planned: Plan) -> Plan:
+def _quickly(space: ProcessSpace | DeviceSpace, planned: Plan) -> Plan:
     """With a quick way, if there is one: elsewhere than in a quiet window, what must be kept clear changes."""
+    claim = _quick_claim(space)
     placement = planned.wanted[0]
-    outline = planned.space.outline(placement.within)
-    if outline.occupied or placement.guard or placement.prefer != "scattered":
+    outline = space.outline(placement.within)
+    if claim is None or outline.occupied or placement.guard or placement.prefer != "scattered":
         return planned
     slots = placement.slots(outline)
     if not slots.total:
         return planned
     [(first, total)] = slots.runs
-    return planned._replace(quick=Quick(first, slots.step, total, slots.size, _quick_claim(planned.space)))
+    return planned._replace(quick=Quick(first, slots.step, total, slots.size, claim))
 
 
 def _seeded(wanted: Sequence[Placement], seed: int) -> tuple[Placement, ...]:
@@ -475,8 +474,8 @@ def _reserve_exactly(
 def claim_sent(space: ProcessSpace | DeviceSpace, outer: Range) -> Reservation:
     """Claim ``outer``, where it is in another process. Raises what :func:`claim_exactly` does."""
     quiet = any(window.contains(outer) for window in space.windows[:-1])
-    if quiet and (isinstance(space, DeviceSpace) or space.manner is Manner.EXACT):
-        found = _quick_claim(space)(outer.start, outer.size)
+    if quiet and (claim := _quick_claim(space)):
+        found = claim(outer.start, outer.size)
         if isinstance(found, Reservation):
             return found
         if found is not None:
