@@ -44,14 +44,18 @@ def parse_at_least(value: SupportsIndex | str, argument: str, least: int) -> int
     return number
 
 
+def parse_int(value: SupportsIndex, argument: str) -> int:
+    """A plain number. Raises TypeError that names ``argument`` and the value, for a bool, too."""
+    if type(value) is int:  # a look whether it is SupportsIndex takes microseconds
+        return value
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{argument} is {value!r}, must be an int")
+    return value.__index__()
+
+
 def parse_address(value: SupportsIndex) -> int:
     """An address; for a number that cannot be one, one that nothing has. Raises TypeError."""
-    if type(value) is int:  # a look whether it is SupportsIndex takes microseconds
-        number = value
-    elif isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"address is {value!r}, must be an int")
-    else:
-        number = value.__index__()
+    number = parse_int(value, "address")
     return number if 0 <= number < 1 << 64 else (1 << 64) - 1
 
 

@@ -13,7 +13,7 @@ from stead.devices.driver import DriverError, Location, Meaning
 from stead.door import TOKEN
 from stead.errors import LimitReached, Unsupported
 from stead.ranges import align_up
-from stead.sizes import format_size, parse_size
+from stead.sizes import format_size, parse_int, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -252,12 +252,7 @@ class Imported(DeviceBacking):
 
 def device_number(given: SupportsIndex, argument: str) -> int:
     """A device's number, from 0."""
-    if type(given) is int:  # a look whether it is SupportsIndex takes microseconds
-        number = given
-    elif isinstance(given, bool) or not isinstance(given, SupportsIndex):
-        raise TypeError(f"{argument} is {given!r}, must be an int")
-    else:
-        number = given.__index__()
+    number = parse_int(given, argument)
     if number < 0:
         raise ValueError(f"{argument} is {number}, must be 0 or more")
     return number

@@ -17,7 +17,6 @@ from __future__ import annotations
 import ctypes
 import threading
 from contextlib import contextmanager, suppress
-from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from stead import _native
@@ -25,7 +24,7 @@ from stead.devices import spaces
 from stead.errors import Paused, Unsupported
 from stead.heap import travel
 from stead.integrations.arenas import check_arena, check_on_cuda
-from stead.sizes import format_size, parse_at_least
+from stead.sizes import format_size, parse_at_least, parse_int
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,9 +207,7 @@ def use(arena: Arena | None, device: SupportsIndex = 0, *, ordered: bool = True)
     ``ordered``: a free comes behind what its stream has to do, where this process has a CUDA driver; without it,
     at once. The arena is kept for the life of the process, since tensors in it may be freed at any time. Raises
     TypeError, ValueError, Released, DriverError."""
-    if isinstance(device, bool) or not isinstance(device, SupportsIndex):
-        raise TypeError(f"device is {device!r}, must be an int")
-    number = index(device)
+    number = parse_int(device, "device")
     if not 0 <= number < 1 << 31:
         raise ValueError(f"device is {device!r}, must be from 0 to {(1 << 31) - 1}")
     if arena is not None:

@@ -18,7 +18,7 @@ from stead.errors import Obstacle, Occupied, PeersDisagree, Released
 from stead.ranges import Range, RangeSet, align_down, align_up
 from stead.reservation import Reservation
 from stead.securing import PAGE
-from stead.sizes import parse_address, parse_at_least
+from stead.sizes import parse_address, parse_at_least, parse_int
 from stead.symmetric.group import Group
 from stead.symmetric.image import Segment
 from stead.symmetric.migration import Arrival, Migration, Wish
@@ -384,9 +384,7 @@ class Slices:
         return self._residents
 
     def _rank(self, given: Any, argument: str) -> int:
-        if isinstance(given, bool) or not isinstance(given, SupportsIndex):
-            raise TypeError(f"{argument} is {given!r}, must be an int")
-        number = given.__index__()
+        number = parse_int(given, argument)
         if not 0 <= number < self._group.size:
             raise ValueError(f"{argument} is {given!r}, must be a rank: from 0 to {self._group.size - 1}")
         return number
