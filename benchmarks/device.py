@@ -111,12 +111,6 @@ def rows(found: Mapping[str, Sequence[float]], limit: float, given: Any) -> list
     ]  # fmt: skip
 
 
-def beside(title: str, mine: Callable[[], object], raw: Callable[[], object], limit: float, given: Any) -> Section:
-    """One thing through stead, and by the driver's calls."""
-    found = in_turns({"stead": timed(mine), "raw": timed(raw)}, given.rounds, given.n)
-    return Section(title, rows(found, limit, given))
-
-
 def claims(space: stead.CudaSpace, given: Any) -> Section:
     """Of a parcel of the driver's, at a place drawn at random: that takes an mmap and a munmap. What is smaller,
     and has no hint, goes into a hole that the driver has already."""
@@ -144,7 +138,8 @@ def commits(space: stead.CudaSpace, given: Any) -> Section:
             room.decommit(0, space.granularity)
 
         where = room.address + space.granularity
-        return beside("2. commit and decommit", commit, lambda: raw.commit(where), 1.5, given)
+        cases = {"stead": timed(commit), "raw": timed(lambda: raw.commit(where))}
+        return Section("2. commit and decommit", rows(in_turns(cases, given.rounds, given.n), 1.5, given))
 
 
 def blocks(given: Any) -> Section:

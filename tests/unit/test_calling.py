@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import threading
@@ -11,23 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from doors import connected, open_count, opened
 from others import other
 from stead import calling, door
 from stead.calling import Lent
-from stead.door import Door
 from stead.errors import LimitReached, PeerFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-
-@contextmanager
-def opened(deadline: float = door.DEADLINE, most_clients: int = door.MOST_CLIENTS) -> Iterator[Door]:
-    made = Door(deadline, most_clients)
-    try:
-        yield made
-    finally:
-        made.close()
+    from stead.door import Door
 
 
 @pytest.fixture
@@ -35,17 +27,6 @@ def fd() -> Iterator[int]:
     made = os.memfd_create("test")
     yield made
     os.close(made)
-
-
-def connected(made: Door) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect("\0" + made.name)
-    return connection
-
-
-def open_count() -> int:
-    gc.collect()  # what other tests have left
-    return len(os.listdir("/proc/self/fd"))
 
 
 def ended(connection: socket.socket) -> bool:

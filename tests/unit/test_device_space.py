@@ -29,7 +29,7 @@ from stead.ranges import Range
 from stead.space.process import ProcessSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from doubles import CudaDouble
 
@@ -133,25 +133,18 @@ def test_a_driver_without_addresses_says_so(space: stead.CudaSpace, cuda_double:
     assert not cuda_double.holds()
 
 
+@pytest.mark.parametrize(
+    "claim",
+    [lambda space: space.reserve_at(Range.sized(WHERE, PAGE)), lambda space: stead.reserve(PAGE, space=space)],
+    ids=["reserve_at", "reserve"],
+)
 def test_what_was_given_instead_and_cannot_be_given_back_is_told(
-    space: stead.CudaSpace, cuda_double: CudaDouble
+    space: stead.CudaSpace, cuda_double: CudaDouble, claim: Callable[[stead.CudaSpace], object]
 ) -> None:
     cuda_double.move(1)
     cuda_double.refuse("cuMemAddressFree", INVALID)
     with pytest.raises(stead.RollbackFailed) as failed:
-        space.reserve_at(Range.sized(WHERE, PAGE))
-    [leaked] = failed.value.leaked
-    space.release(leaked)
-    assert not cuda_double.holds()
-
-
-def test_a_place_that_was_given_instead_and_cannot_be_given_back_is_told_by_reserve(
-    space: stead.CudaSpace, cuda_double: CudaDouble
-) -> None:
-    cuda_double.move(1)
-    cuda_double.refuse("cuMemAddressFree", INVALID)
-    with pytest.raises(stead.RollbackFailed) as failed:
-        stead.reserve(PAGE, space=space)
+        claim(space)
     [leaked] = failed.value.leaked
     space.release(leaked)
     assert not cuda_double.holds()

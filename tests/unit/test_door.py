@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import struct
@@ -11,24 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from doors import connected, open_count, opened
 from others import other, run
 from stead import door
 from stead.calling import ask
-from stead.door import Door
 from stead.errors import PeerFailed
 from stead.openfiles import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-@contextmanager
-def opened(deadline: float = door.DEADLINE, most_clients: int = door.MOST_CLIENTS) -> Iterator[Door]:
-    made = Door(deadline, most_clients)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
@@ -37,17 +27,6 @@ def fd() -> Iterator[int]:
     os.write(made, b"contents")
     yield made
     os.close(made)
-
-
-def connected(made: Door) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect("\0" + made.name)
-    return connection
-
-
-def open_count() -> int:
-    gc.collect()  # what other tests have left
-    return len(os.listdir("/proc/self/fd"))
 
 
 def request(identity: Identity, magic: bytes = door.BY_FILE) -> bytes:

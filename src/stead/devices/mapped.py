@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from stead.ranges import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stead.devices.memory import Physical
     from stead.space.protocol import Access
 
@@ -59,9 +57,6 @@ class ByAddress(Generic[T]):
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._things: dict[int, tuple[int, T]] = {}  # where it stops, and what it is
-
-    def __iter__(self) -> Iterator[T]:
-        return iter([thing for _, thing in self._things.values()])
 
     def overlapping(self, where: Range) -> list[T]:
         start, stop = where
